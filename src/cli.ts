@@ -1,0 +1,77 @@
+import packageJson from "../package.json" with { type: "json" };
+import { readCommandLine } from "./cli/argv.ts";
+import { type ClientCommand, type Command, type LocalCommand, type Options, UsageError } from "./cli/command.ts";
+import { commands } from "./cli/commands.ts";
+import { findServer } from "./cli/endpoint.ts";
+import { usageLines } from "./cli/help.ts";
+import { ActionError, followAction, printable, withProgress } from "./cli/progress.ts";
+import { ConfigError, findConfigFile, loadConfig } from "./config.ts";
+import { messageOf } from "./errors.ts";
+
+/**
+ * The `haas` command. Ends with status 0; with 1 when the server or the machine says no; with 2 when
+ * the command line or the configuration is wrong. Never with a stack trace.
+ */
+async function main(argv: readonly string[]): Promise<void> {
+  const request = readCommandLine(argv, commands);
+  if (request.kind === "print") print(request.text);
+  else if (request.kind === "version") print(`${packageJson.version}\n`);
+  else {
+    const { command, values, options } = request;
+    try {
+      await (command.kind === "client" ? runClient(command, values, options) : runLocal(command, values, options));
+    } catch (error) {
+      // A command that finds fault with its values does not know itself by name.
+      throw error instanceof UsageError && !error.command ? new UsageError(error.message, command) : error;
+    }
+  }
+}
+
+async function runClient(command: ClientCommand, values: Record<string, string>, options: Options): Promise<void> {
+  const call = await command.call(values, options);
+  const server = findServer(options.config, process.env);
+  const show = (answer: unknown) => {
+    if (answer === null) return;
+    if (options.json) print(`${JSON.stringify(answer)}\n`);
+    else if (command.answer) print(command.answer(answer, process.stdout.isTTY));
+  };
+  const answer = await withProgress(`waiting for ${server.endpoint}`, () => server.call(call));
+  if (!options.wait || !command.action) return show(answer);
+  const id = command.action(values, answer);
+  const asked = call.method === "GET";
+  // The id first: it is what is left to ask with, when the waiting is cut short.
+  if (!options.json && !asked) show(answer);
+  const last = await withProgress(`networking action ${id}`, (progress) => followAction(server, id, progress));
+  if (options.json || asked) show(last);
+  else print(`${String(last.status)}\n`);
+  if (last.status === "ERROR") throw new ActionError(`Networking action ${id} failed${typeof last.reason === "string" ? `: ${last.reason}` : "."}`);
+}
+
+async function runLocal(command: LocalCommand, values: Record<string, string>, options: Options): Promise<void> {
+  await command.run(values, options, () => {
+    const config = loadConfig(findConfigFile(options.config, process.env));
+    for (const warning of config.warnings) process.stderr.write(`warning: ${warning}\n`);
+    return config;
+  });
+}
+
+const print = (text: string) => void process.stdout.write(text);
+
+function fail(error: unknown): number {
+  const usage = (command: Command) => `Usage:\n${usageLines(command).map((line) => `  haas ${line}\n`).join("")}`;
+  if (error instanceof UsageError) {
+    process.stderr.write(`Error: ${error.message}\n${error.command ? usage(error.command) : ""}`);
+    return 2;
+  }
+  process.stderr.write(`Error: ${printable(messageOf(error))}\n`);
+  return error instanceof ConfigError ? 2 : 1;
+}
+
+// The reader of a pipe may stop reading (`haas list_nodes all | head -1`); that is no failure.
+process.stdout.on("error", () => process.exit(process.exitCode));
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  process.exitCode = fail(error);
+}

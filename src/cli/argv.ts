@@ -1,0 +1,204 @@
+import cac from "cac";
+import { type Arguments, type Command, type OptionName, type Options, optionSpecs, UsageError } from "./command.ts";
+import { detail, findCommand, helpFor, optionsOf, shapeOf } from "./help.ts";
+import { nearest, unknownCommand } from "./suggest.ts";
+
+/** What a command line asks for. */
+export type Request =
+  | { readonly kind: "print"; readonly text: string }
+  | { readonly kind: "version" }
+  | { readonly kind: "run"; readonly command: Command; readonly values: Readonly<Record<string, string>>; readonly options: Options };
+
+const helpFlags = ["-h", "--help"];
+
+/** Words that were told apart: `flags` are options in cac's spelling. */
+interface Words {
+  readonly values: readonly string[];
+  readonly flags: readonly string[];
+  readonly help: boolean;
+}
+
+/**
+ * cac coerces values (`0123` becomes 123) and takes a value with a leading dash for an option.
+ * So every value goes through it behind this character, which comes off again on the other side.
+ */
+const guard = "=";
+
+export function readCommandLine(argv: readonly string[], commands: readonly Command[]): Request {
+  // Options may stand before the command, too; which of them are legal is known once the command is.
+  const allOptions = Object.keys(optionSpecs) as OptionName[];
+  let rest = [...argv];
+  const leading: string[] = [];
+  let help = false;
+  const takeLeading = () => {
+    while (rest[0]?.startsWith("-") && rest[0] !== "-") {
+      const word = rest[0];
+      if (word === "--") return void rest.shift();
+      if (word === "--version") return;
+      const taken = helpFlags.includes(word) ? 1 : optionLength(rest, 0, allOptions);
+      if (taken === 0) throw new UsageError(unknownOption(word, [...allOptions]));
+      if (helpFlags.includes(word)) help = true;
+      else leading.push(...rest.slice(0, taken));
+      rest = rest.slice(taken);
+    }
+  };
+  takeLeading();
+  if (rest[0] === "--version") return { kind: "version" };
+  const first = rest[0];
+  if (first === undefined) {
+    if (help) return { kind: "print", text: helpFor(commands, [])! };
+    throw new UsageError("Which command? See haas help.");
+  }
+
+  let found = findCommand(commands, rest);
+  if (!found) {
+    // Perhaps options stand between the words of a grouped name.
+    rest.shift();
+    takeLeading();
+    const groupHelp = helpFor(commands, [first]);
+    if (rest.length === 0 && groupHelp !== null) {
+      if (help) return { kind: "print", text: groupHelp };
+      throw new UsageError(`Which command of ${first}?\n\n${groupHelp.trimEnd()}`);
+    }
+    rest.unshift(first);
+    found = findCommand(commands, rest);
+    if (!found) throw new UsageError(unknownCommand(commands, rest));
+  }
+  const { command, length } = found;
+  const words = bindWords(command, rest.slice(length));
+  if (help || words.help) return { kind: "print", text: helpFor(commands, [command.name])! };
+  const before = sortWords(leading, optionsOf(command), []);
+  if (before.values.length > 0) throw new UsageError(`${command.name} has no option ${before.values[0]}.`, command);
+  return { kind: "run", command, ...runCac(command, words.values, [...before.flags, ...words.flags]) };
+}
+
+/** How many words an option at this place takes: none when it is no option. */
+function optionLength(words: readonly string[], index: number, options: readonly OptionName[]): 0 | 1 | 2 {
+  const word = words[index]!;
+  for (const option of options) {
+    const spec = optionSpecs[option];
+    if (!("value" in spec)) {
+      if (word === spec.flag) return 1;
+    } else if (word.startsWith(`${spec.flag}=`)) return 1;
+    else if (word === spec.flag) return 2;
+  }
+  return 0;
+}
+
+/**
+ * Tell options from values. A word that begins with a dash is an option only if the command has it;
+ * everything after `--` is a value, and so is whatever stands where a `verbatim` value is due.
+ */
+function sortWords(words: readonly string[], options: readonly OptionName[], verbatim: readonly boolean[]): Words {
+  const values: string[] = [];
+  const flags: string[] = [];
+  let help = false;
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!;
+    if (verbatim[values.length] && word !== "--") {
+      values.push(word);
+      continue;
+    }
+    if (word === "--") {
+      values.push(...words.slice(i + 1));
+      break;
+    }
+    const taken = optionLength(words, i, options);
+    if (helpFlags.includes(word)) help = true;
+    else if (taken === 0) values.push(word);
+    else if (taken === 2 || word.includes("=")) {
+      const [flag, value] = taken === 2 ? [word, words[i + 1]] : [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)];
+      if (value === undefined || value === "") throw new UsageError(`${flag} needs a value.`);
+      flags.push(`${flag}=${guard}${value}`);
+      i += taken - 1;
+    } else flags.push(word);
+  }
+  return { values, flags, help };
+}
+
+/**
+ * A password may be `--json` or `-h`. Where an argument is missing, and a word that looks like an
+ * option stands where a password is due, that word is the password.
+ */
+function bindWords(command: Command, words: readonly string[]): Words {
+  const options = optionsOf(command);
+  let failure: unknown;
+  let sorted: Words | null = null;
+  try {
+    sorted = sortWords(words, options, []);
+  } catch (error) {
+    failure = error;
+  }
+  const args = Object.values(argumentsFor(command, sorted?.values ?? words)).map(detail);
+  const required = args.filter(({ optional }) => !optional).length;
+  if (sorted && sorted.values.length >= required) return sorted;
+  const verbatim = args.map((argument) => argument.verbatim === true);
+  if (verbatim.includes(true)) {
+    const literal = sortWords(words, options, verbatim);
+    if (literal.values.length >= required && literal.values.length <= args.length) return literal;
+  }
+  if (sorted) return sorted;
+  throw failure instanceof UsageError ? new UsageError(failure.message, command) : failure;
+}
+
+/** The arguments of a command; with variants, those that the second word chooses. */
+function argumentsFor(command: Command, values: readonly string[]): Arguments {
+  const variant = values[1];
+  return variant !== undefined && command.variants && Object.hasOwn(command.variants, variant) ? command.variants[variant]! : command.args;
+}
+
+/** Let cac parse the guarded words and count them, and name them by argument. */
+function runCac(command: Command, values: readonly string[], flags: readonly string[]): { values: Record<string, string>; options: Options } {
+  const args = argumentsFor(command, values);
+  if (args === command.args && command.variants && values.length > 1) {
+    throw new UsageError(`'${values[1]}' is not a ${Object.keys(command.args)[0]} type. There are: ${Object.keys(command.variants).join(", ")}.`, command);
+  }
+  const cli = cac("haas");
+  const shape = Object.entries(args).map(([name, argument]) => (detail(argument).optional ? `[${name}]` : `<${name}>`));
+  const registered = cli.command([command.name, ...shape].join(" "), command.about);
+  for (const option of optionsOf(command)) {
+    const spec = optionSpecs[option];
+    registered.option("value" in spec ? `${spec.flag} <${spec.value}>` : spec.flag, spec.about);
+  }
+  const { args: guarded, options } = cli.parse(["bun", "haas", command.name, ...values.map((value) => guard + value), ...flags], { run: false });
+  try {
+    registered.checkRequiredArgs();
+    registered.checkUnusedArgs();
+  } catch {
+    // In our own words: cac's show the guards.
+    throw new UsageError(wrongCount(command, args, values), command);
+  }
+  const named: Record<string, string> = {};
+  for (const [index, [name, argument]] of Object.entries(args).entries()) {
+    const value = guarded[index]?.slice(guard.length);
+    const { choices } = detail(argument);
+    if (value === undefined) continue;
+    if (choices && !choices.includes(value)) throw new UsageError(`'${value}' is not one of: ${choices.join(", ")}.`, command);
+    named[name] = value;
+  }
+  return { values: named, options: unguard(options) };
+}
+
+function unguard(options: Readonly<Record<string, unknown>>): Options {
+  const last = (value: unknown): unknown => (Array.isArray(value) ? value.at(-1) : value);
+  return Object.fromEntries(
+    Object.entries(options)
+      .filter(([name]) => name !== "--")
+      .map(([name, value]) => [name, typeof last(value) === "string" ? String(last(value)).slice(guard.length) : last(value)]),
+  );
+}
+
+function wrongCount(command: Command, args: Arguments, values: readonly string[]): string {
+  const names = Object.entries(args);
+  if (values.length < names.length) {
+    const missing = names.slice(values.length).filter(([, argument]) => !detail(argument).optional);
+    return `Missing: ${missing.map(([name, argument]) => shapeOf(name, argument)).join(" ")}.`;
+  }
+  const dashed = values.find((value) => value.startsWith("--"));
+  return dashed === undefined ? `Too many arguments, from '${values[names.length]}' on.` : unknownOption(dashed, optionsOf(command));
+}
+
+function unknownOption(word: string, options: readonly OptionName[]): string {
+  const [close] = nearest(word, ["--help", "--version", ...options.map((option) => optionSpecs[option].flag)]);
+  return `There is no option ${word} here.${close === undefined ? "" : ` Did you mean ${close}?`}`;
+}

@@ -1,0 +1,91 @@
+import type { Call } from "../client/http.ts";
+import type { Config } from "../config.ts";
+import type { Answer } from "./output.ts";
+
+/** An argument: its description, or more than that. */
+export type Argument =
+  | string
+  | {
+      readonly about: string;
+      readonly optional?: true;
+      /** The only values that are accepted. */
+      readonly choices?: readonly string[];
+      /** A value that may look like an option: see `readOptions` in argv.ts. */
+      readonly verbatim?: true;
+    };
+
+export type Arguments = Readonly<Record<string, Argument>>;
+
+/** The words of the command line, by argument. */
+type Values<A extends Arguments> = { readonly [K in keyof A]: A[K] extends { optional: true } ? string | undefined : string };
+
+/** Every option that there is. A command has those that it names, and `config` and (clients) `json`. */
+export const optionSpecs = {
+  config: { flag: "--config", value: "FILE", about: "use this haas.cfg" },
+  json: { flag: "--json", about: "print the answer of the API, as JSON" },
+  wait: { flag: "--wait", about: "follow the networking action to its end; exit 1 if it ends in ERROR" },
+  force: { flag: "--force", about: "reset the node instead of switching it off and on" },
+  host: { flag: "--host", value: "ADDRESS", about: "listen on this address (default 127.0.0.1)" },
+  networks: { flag: "--no-networks", about: "leave networking to `haas serve_networks`" },
+  once: { flag: "--once", about: "apply what is pending, then exit" },
+  dryRun: { flag: "--dry-run", about: "print the commands instead of running them" },
+} as const satisfies Record<string, { flag: string; value?: string; about: string }>;
+
+export type OptionName = keyof typeof optionSpecs;
+
+/** Options as given. `networks` is false after `--no-networks`. */
+export interface Options {
+  readonly config?: string;
+  readonly json?: boolean;
+  readonly wait?: boolean;
+  readonly force?: boolean;
+  readonly host?: string;
+  readonly networks?: boolean;
+  readonly once?: boolean;
+  readonly dryRun?: boolean;
+}
+
+interface Described<A extends Arguments> {
+  /** The published name, `node_register`. */
+  readonly name: string;
+  /** The grouped name, `node register`. */
+  readonly grouped: string;
+  readonly about: string;
+  readonly args: A;
+  /** Complete arguments by the value of the second one, where they depend on it. */
+  readonly variants?: Readonly<Record<string, Arguments>>;
+  readonly options?: readonly OptionName[];
+}
+
+/** A command that makes one call to the server. */
+export interface ClientCommand<A extends Arguments = any> extends Described<A> {
+  readonly kind: "client";
+  call(values: Values<A>, options: Options): Call | Promise<Call>;
+  /** What to make of the answer; nothing is printed without it. */
+  readonly answer?: Answer;
+  /** The answer names a networking action that `--wait` follows. */
+  readonly action?: (values: Values<A>, answer: unknown) => string;
+}
+
+/** A command that does its work here. */
+export interface LocalCommand<A extends Arguments = any> extends Described<A> {
+  readonly kind: "local";
+  /** `config` reads haas.cfg, and prints its warnings. */
+  run(values: Values<A>, options: Options, config: () => Config): Promise<void>;
+}
+
+export type Command = ClientCommand | LocalCommand;
+
+export const client = <const A extends Arguments>(command: Omit<ClientCommand<A>, "kind">): ClientCommand<A> => ({ kind: "client", ...command });
+export const local = <const A extends Arguments>(command: Omit<LocalCommand<A>, "kind">): LocalCommand<A> => ({ kind: "local", ...command });
+
+/** The command line is wrong. Ends the program with status 2, after the usage of the command, if it is known. */
+export class UsageError extends Error {
+  constructor(
+    message: string,
+    readonly command?: Command,
+  ) {
+    super(message);
+  }
+}
+

@@ -1,0 +1,23 @@
+import { UsageError } from "./command.ts";
+
+/** A password: as given, or for `-` the first line of standard input, which a terminal is asked for without echo. */
+export async function readSecret(argument: string): Promise<string> {
+  if (argument !== "-") return argument;
+  const terminal = process.stdin.isTTY;
+  if (terminal) {
+    process.stderr.write("Password: ");
+    Bun.spawnSync(["stty", "-echo"], { stdin: "inherit" });
+  }
+  try {
+    for await (const line of console) {
+      if (line !== "") return line.replace(/\r$/, "");
+      break;
+    }
+    throw new UsageError("There is no password on standard input.");
+  } finally {
+    if (terminal) {
+      Bun.spawnSync(["stty", "echo"], { stdin: "inherit" });
+      process.stderr.write("\n");
+    }
+  }
+}

@@ -1,0 +1,66 @@
+import { ConfigError } from "../config.ts";
+import { local, UsageError } from "./command.ts";
+import { readSecret } from "./secret.ts";
+
+/** The commands that run on the server itself. What they need is loaded when they run: clients start without it. */
+export const serverCommands = [
+  local({
+    name: "serve",
+    grouped: "serve",
+    about: "migrate the database, serve the API and apply networking",
+    args: { port: { about: "TCP port (default 5000)", optional: true } },
+    options: ["host", "networks"],
+    async run({ port = "5000" }, { host = "127.0.0.1", networks = true }, config) {
+      if (!/^(0|[1-9]\d{0,4})$/.test(port) || Number(port) > 65535) throw new UsageError(`'${port}' is not a TCP port.`);
+      if (host === "") throw new UsageError("--host needs an ADDRESS.");
+      const settings = config();
+      const { serve } = await import("../serve.ts");
+      await serve(settings, { port: Number(port), host, networks });
+    },
+  }),
+  local({
+    name: "serve_networks",
+    grouped: "serve networks",
+    about: "apply networking only, beside a `haas serve --no-networks`",
+    args: {},
+    options: ["once"],
+    async run(_, { once = false }, config) {
+      const settings = config();
+      const { serveNetworks } = await import("../serve.ts");
+      await serveNetworks(settings, { once });
+    },
+  }),
+  local({
+    name: "create_admin_user",
+    grouped: "user create_admin",
+    about: "create the first admin, in the database itself",
+    args: { username: "the admin's name", password: { about: "the admin's password; - reads it from standard input", verbatim: true } },
+    async run({ username, password }, _, config) {
+      const settings = config();
+      const secret = await readSecret(password);
+      const { createAdminUser } = await import("../serve.ts");
+      await createAdminUser(settings, username, secret);
+    },
+  }),
+  local({
+    name: "create_bridges",
+    grouped: "bridges create",
+    about: "create the bridges and VLAN interfaces that headnodes need, for every VLAN of the pool",
+    args: {},
+    options: ["dryRun"],
+    async run(_, { dryRun = false }, config) {
+      const settings = config();
+      const { trunkNic } = settings.headnode;
+      if (trunkNic === null) {
+        throw new ConfigError(`${settings.file ?? "haas.cfg"}: [headnode] trunk_nic: name the interface that carries the VLANs.`);
+      }
+      const { createBridges } = await import("../hardware/headnodes/bridges.ts");
+      await createBridges({
+        trunkNic,
+        vlans: settings.vlanPool,
+        dryRun: dryRun || settings.dryRun,
+        print: (line) => console.log(line),
+      });
+    },
+  }),
+];

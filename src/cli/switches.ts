@@ -1,0 +1,114 @@
+import { type Arguments, client } from "./command.ts";
+import { queuedAction } from "./networks.ts";
+import { facts, names, only } from "./output.ts";
+
+const switchName = "name of the switch";
+const port = "name of the port, as the switch knows it";
+const node = "name of the node";
+const nic = "name of the nic";
+
+/** Published types share this prefix. */
+const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
+
+const login = { host: "address of the switch", user: "login name", password: { about: "login password", verbatim: true } } as const;
+const dummyVlan = { dummy_vlan: "a VLAN that carries nothing: it stands for no native VLAN" };
+const interfaceType = { interface_type: "kind of the interfaces, such as TenGigabitEthernet" };
+
+/** What each kind of switch takes, in order. A test compares it with the drivers. */
+const switchArguments: Readonly<Record<string, Arguments>> = {
+  mock: login,
+  powerconnect55xx: login,
+  nexus: { ...login, ...dummyVlan },
+  delln3000: { ...login, ...dummyVlan },
+  brocade: { ...login, ...interfaceType },
+  dellnos9: { ...login, ...interfaceType },
+  ovs: { bridge: "name of the Open vSwitch bridge", database: { about: "OVSDB socket", optional: true } },
+};
+
+/** The names of the API where the command line's are shorter. */
+const fieldOf: Readonly<Record<string, string>> = { host: "hostname", user: "username", bridge: "ovs_bridge" };
+
+const head = { switch: switchName, subtype: "kind of switch" };
+
+export const switchCommands = [
+  client({
+    name: "switch_register",
+    grouped: "switch register",
+    about: "register a switch and how to reach it",
+    args: head,
+    variants: Object.fromEntries(Object.entries(switchArguments).map(([subtype, args]) => [subtype, { ...head, ...args }])),
+    call: ({ switch: label, subtype, ...values }) => {
+      const settings = Object.fromEntries(Object.entries(values).map(([name, value]) => [fieldOf[name] ?? name, value]));
+      return { method: "PUT", path: ["switch", label], body: { type: switchTypePrefix + subtype, ...settings } };
+    },
+  }),
+  client({
+    name: "switch_delete",
+    grouped: "switch delete",
+    about: "delete a switch without ports",
+    args: { switch: switchName },
+    call: (a) => ({ method: "DELETE", path: ["switch", a.switch] }),
+  }),
+  client({
+    name: "list_switches",
+    grouped: "switch list",
+    about: "list the switches",
+    args: {},
+    call: () => ({ method: "GET", path: ["switches"] }),
+    answer: names,
+  }),
+  client({
+    name: "show_switch",
+    grouped: "switch show",
+    about: "show a switch: its ports and capabilities",
+    args: { switch: switchName },
+    call: (a) => ({ method: "GET", path: ["switch", a.switch] }),
+    answer: facts,
+  }),
+  client({
+    name: "port_register",
+    grouped: "port register",
+    about: "register a port of a switch",
+    args: { switch: switchName, port },
+    call: (a) => ({ method: "PUT", path: ["switch", a.switch, "port", a.port] }),
+  }),
+  client({
+    name: "port_delete",
+    grouped: "port delete",
+    about: "delete a port that no nic is cabled to",
+    args: { switch: switchName, port },
+    call: (a) => ({ method: "DELETE", path: ["switch", a.switch, "port", a.port] }),
+  }),
+  client({
+    name: "port_connect_nic",
+    grouped: "port connect_nic",
+    about: "say that a nic is cabled to a port",
+    args: { switch: switchName, port, node, nic },
+    call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "connect_nic"], body: { node: a.node, nic: a.nic } }),
+  }),
+  client({
+    name: "port_detach_nic",
+    grouped: "port detach_nic",
+    about: "say that a port's nic is no longer cabled to it",
+    args: { switch: switchName, port },
+    call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "detach_nic"] }),
+  }),
+  client({
+    name: "port_revert",
+    grouped: "port revert",
+    about: "take a port off every network; prints the id of the networking action",
+    args: { switch: switchName, port },
+    options: ["wait"],
+    call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "revert"] }),
+    answer: only("status_id"),
+    action: queuedAction,
+  }),
+  client({
+    name: "show_port",
+    grouped: "port show",
+    about: "show what is on a port: node, nic and networks; nothing for a free port",
+    args: { switch: switchName, port },
+    call: (a) => ({ method: "GET", path: ["switch", a.switch, "port", a.port] }),
+    answer: facts,
+  }),
+];

@@ -1,0 +1,142 @@
+import { messageOf } from "../errors.ts";
+
+export type Method = "GET" | "PUT" | "POST" | "PATCH" | "DELETE";
+
+/** One call of the API. Every segment of the path is a name as the user wrote it; encoding happens here. */
+export interface Call {
+  readonly method: Method;
+  readonly path: readonly string[];
+  readonly body?: unknown;
+  readonly query?: Readonly<Record<string, string>>;
+  /** The answer is text, whatever it looks like. */
+  readonly text?: boolean;
+}
+
+/** An error answer, in the server's words. */
+export class ApiError extends Error {
+  constructor(
+    readonly type: string,
+    readonly msg: string,
+    readonly status: number,
+    readonly requestId: string | null,
+  ) {
+    super(msg);
+    this.name = "ApiError";
+  }
+}
+
+/** No answer came. The message names the endpoint. */
+export class UnreachableError extends Error {
+  constructor(endpoint: string, why: string) {
+    super(`Can't reach ${endpoint}: ${why}.`);
+    this.name = "UnreachableError";
+  }
+}
+
+/** An endpoint that is not an http address. */
+export class EndpointError extends Error {}
+
+export interface ClientSettings {
+  readonly endpoint: string;
+  /** Sent as HTTP basic credentials when both are given. */
+  readonly username?: string | undefined;
+  readonly password?: string | undefined;
+  /** For the whole request. Power commands wait for a BMC, hence the long default. */
+  readonly requestTimeoutMs?: number;
+}
+
+export interface Client {
+  readonly endpoint: string;
+  /** The answer: parsed JSON, else text, else null when it is empty. Rejects with ApiError or UnreachableError. */
+  call(call: Call): Promise<unknown>;
+}
+
+export function createClient({ endpoint, username, password, requestTimeoutMs = 120_000 }: ClientSettings): Client {
+  const base = parseEndpoint(endpoint);
+  const headers: Record<string, string> = { accept: "application/json, text/plain" };
+  const credentials = username !== undefined && password !== undefined ? `${username}:${password}` : base.credentials;
+  if (credentials !== null) headers.authorization = `Basic ${Buffer.from(credentials).toString("base64")}`;
+
+  return {
+    endpoint: base.shown,
+    async call({ method, path, body, query, text }) {
+      let response: Response;
+      let answer: string;
+      try {
+        response = await fetch(base.address + encodePath(path) + encodeQuery(query), {
+          method,
+          headers: body === undefined ? headers : { ...headers, "content-type": "application/json" },
+          ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+          // A redirect would take the password to wherever the answer points.
+          redirect: "manual",
+          signal: AbortSignal.timeout(requestTimeoutMs),
+        });
+        answer = await response.text();
+      } catch (error) {
+        if (error instanceof ApiError) throw error;
+        throw new UnreachableError(base.shown, reason(error, requestTimeoutMs));
+      }
+      if (!response.ok) throw toApiError(response, answer);
+      if (answer === "") return null;
+      if (text) return answer;
+      const value = parseJson(answer);
+      return value === undefined ? answer : value;
+    },
+  };
+}
+
+/** The address without a trailing slash; credentials in it are used, but never shown. */
+function parseEndpoint(endpoint: string): { address: string; shown: string; credentials: string | null } {
+  const url = URL.canParse(endpoint) ? new URL(endpoint) : null;
+  if (!url || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
+    throw new EndpointError(`The endpoint ${JSON.stringify(endpoint.replace(/\/\/[^/@]*@/, "//"))} is not an address like http://127.0.0.1:5000.`);
+  }
+  const credentials = url.username === "" ? null : `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+  const address = url.origin + url.pathname.replace(/\/+$/, "");
+  return { address, shown: address, credentials };
+}
+
+function encodePath(segments: readonly string[]): string {
+  for (const segment of segments) {
+    // A URL can't hold these: every parser takes them, and their encoded forms, for a walk up the path.
+    if (segment === "." || segment === "..") throw new ApiError("BadArgumentError", `'${segment}' can't be the name of anything.`, 400, null);
+  }
+  return segments.map((segment) => `/${encodeURIComponent(segment.toWellFormed())}`).join("");
+}
+
+function encodeQuery(query: Readonly<Record<string, string>> = {}): string {
+  const text = Object.entries(query).map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value.toWellFormed())}`);
+  return text.length > 0 ? `?${text.join("&")}` : "";
+}
+
+/** The published error body, else what can be said about an answer that a proxy or another program gave. */
+function toApiError(response: Response, answer: string): ApiError {
+  const requestId = response.headers.get("x-request-id");
+  const body = parseJson(answer);
+  if (isObject(body) && typeof body.msg === "string") {
+    return new ApiError(typeof body.type === "string" ? body.type : "Error", body.msg, response.status, requestId);
+  }
+  const location = response.headers.get("location");
+  const where = response.status < 400 && location !== null ? `, which points to ${location.replace(/\/\/[^/@]*@/, "//")}` : "";
+  return new ApiError("Error", `The server answered ${`${response.status} ${response.statusText}`.trim()}${where}.`, response.status, requestId);
+}
+
+/** Why there was no answer, in words that do not repeat the address. */
+function reason(error: unknown, requestTimeoutMs: number): string {
+  if (error instanceof DOMException && error.name === "TimeoutError") return `no answer within ${requestTimeoutMs / 1000} s`;
+  const code = isObject(error) ? error.code : undefined;
+  if (code === "ConnectionRefused" || code === "ECONNREFUSED") return "connection refused";
+  if (code === "ConnectionClosed" || code === "ECONNRESET") return "the connection was closed before an answer came";
+  if (code === "FailedToOpenSocket" || code === "ENOTFOUND") return "no such host, or no way to it";
+  return messageOf(error).split("\n")[0]!.replace(/[.\s]+$/, "");
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+export const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);

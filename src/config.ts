@@ -1,0 +1,286 @@
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { type LogLevel, logLevels } from "./log.ts";
+
+/** A configuration that can't be used: one line naming file, section and option. Ends the program with status 2. */
+export class ConfigError extends Error {}
+
+const switchExtensions = ["mock", "dell", "n3000", "nexus", "brocade", "dellnos9", "ovs"] as const;
+const obmExtensions = ["ipmi", "mock"] as const;
+const allocators = ["null", "vlan_pool"] as const;
+const authBackends = ["null", "database"] as const;
+
+/** Everything that haas.cfg can say, checked, with every default filled in. Read once and never changed. */
+export interface Config {
+  /** The file, or null for the development default. */
+  readonly file: string | null;
+  readonly logLevel: LogLevel;
+  readonly logDir: string | null;
+  readonly auth: {
+    readonly backend: (typeof authBackends)[number];
+    /** The backend was asked for by name. Only then may the null backend serve other machines. */
+    readonly named: boolean;
+    readonly requireAuthentication: boolean;
+  };
+  readonly headnode: { readonly trunkNic: string | null; readonly baseImages: readonly string[]; readonly libvirtEndpoint: string };
+  readonly clientEndpoint: string | null;
+  readonly databaseUri: string;
+  readonly dryRun: boolean;
+  readonly debug: boolean;
+  readonly network: {
+    /** The longest the worker waits between looks at the journal. */
+    readonly sleepTimeMs: number;
+    /** How often an action is tried before it ends in ERROR. */
+    readonly maxTries: number;
+  };
+  readonly maintenance: { readonly project: string; readonly url: string | null } | null;
+  readonly allocator: (typeof allocators)[number];
+  /** The VLANs to allocate from, ascending. */
+  readonly vlanPool: readonly number[];
+  readonly obm: readonly (typeof obmExtensions)[number][];
+  readonly ipmi: { readonly cipherSuite: string | null; readonly interface: string; readonly retries: number; readonly timeoutMs: number };
+  readonly switches: readonly (typeof switchExtensions)[number][];
+  /** Published type names of switches whose running config is not to be saved. */
+  readonly unsavedSwitches: ReadonlySet<(typeof switchExtensions)[number]>;
+  /** Unknown sections and options: one line each. */
+  readonly warnings: readonly string[];
+}
+
+/** The development default, for `haas serve` without any file. */
+const developmentPool = range(100, 199);
+const developmentImages = ["base-headnode"];
+
+/** Where the file is looked for, in order: --config, HAAS_CONFIG, here, the user's, the system's. */
+export function findConfigFile(option: string | undefined, env: Record<string, string | undefined>): string | null {
+  const asked = option ?? env.HAAS_CONFIG;
+  if (asked !== undefined && asked !== "") {
+    if (!existsSync(asked)) throw new ConfigError(`${asked}: no such file.`);
+    return asked;
+  }
+  const home = env.HOME ?? homedir();
+  return ["./haas.cfg", join(home, ".config/haas/haas.cfg"), "/etc/haas.cfg"].find((file) => existsSync(file)) ?? null;
+}
+
+/** Read and check a file, or make the development default from `null`. */
+export function loadConfig(file: string | null): Config {
+  if (file === null) return readOptions(new Options(null, new Map()));
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new ConfigError(`${file}: can't be read (${error instanceof Error ? error.message : String(error)}).`);
+  }
+  const options = new Options(file, parseIni(text, file));
+  const config = readOptions(options);
+  const holdsPassword = /^[a-z]+:\/\/[^@:]*:.+@|[?&]password=/.test(config.databaseUri);
+  if (holdsPassword && (statSync(file).mode & 0o077) !== 0) {
+    throw new ConfigError(`${file}: [database] uri holds a password, but others can read the file. Run: chmod 600 ${file}`);
+  }
+  return config;
+}
+
+/**
+ * Sections, options and values of an INI file as Python's ConfigParser reads it: names keep their
+ * case, `#` and `;` begin a comment at the start of a line or after a blank, an indented line
+ * continues the value above. (The npm parsers turn `true` into a boolean and split names at dots.)
+ */
+function parseIni(text: string, file: string): Map<string, Map<string, string>> {
+  const sections = new Map<string, Map<string, string>>();
+  let section: Map<string, string> | undefined;
+  let option: string | undefined;
+  for (const [index, raw] of text.replace(/^\ufeff/, "").split(/\r?\n/).entries()) {
+    const where = `${file}, line ${index + 1}`;
+    const line = raw.replace(/(^|\s)[#;].*$/, "").trimEnd();
+    if (line === "") continue;
+    const header = /^\[([^\]]+)\]$/.exec(line);
+    if (header) {
+      section = sections.get(header[1]!) ?? new Map();
+      sections.set(header[1]!, section);
+      option = undefined;
+    } else if (/^\s/.test(line) && section && option !== undefined) {
+      section.set(option, `${section.get(option)!}\n${line.trim()}`.trim());
+    } else {
+      const [, name, value = ""] = /^\s*([^=:]+?)\s*(?:[=:]\s*(.*))?$/.exec(line) ?? [];
+      if (name === undefined) throw new ConfigError(`${where}: neither a [section] nor an option.`);
+      if (!section) throw new ConfigError(`${where}: option '${name}' stands before the first [section].`);
+      section.set(name, value);
+      option = name;
+    }
+  }
+  return sections;
+}
+
+/** The sections of one file, and which of their options were asked for. */
+class Options {
+  readonly #known = new Map<string, Set<string>>();
+
+  constructor(
+    readonly file: string | null,
+    readonly sections: ReadonlyMap<string, ReadonlyMap<string, string>>,
+  ) {}
+
+  /** The value as written, or undefined. Marks section and option as known. */
+  get(section: string, option: string): string | undefined {
+    const known = this.#known.get(section) ?? new Set();
+    this.#known.set(section, known.add(option));
+    return this.sections.get(section)?.get(option);
+  }
+
+  text(section: string, option: string): string | null {
+    return this.get(section, option) || null;
+  }
+
+  boolean(section: string, option: string, fallback: boolean): boolean {
+    const value = this.get(section, option);
+    if (value === undefined || value === "") return fallback;
+    if (/^(1|yes|true|on)$/i.test(value)) return true;
+    if (/^(0|no|false|off)$/i.test(value)) return false;
+    throw this.bad(section, option, `'${value}' is neither True nor False`);
+  }
+
+  number(section: string, option: string, fallback: number, legal: (value: number) => boolean, form: string): number {
+    const value = this.get(section, option);
+    if (value === undefined || value === "") return fallback;
+    const number = /^\d+(\.\d+)?$/.test(value) ? Number(value) : Number.NaN;
+    if (!legal(number)) throw this.bad(section, option, `'${value}' is not ${form}`);
+    return number;
+  }
+
+  choice<T extends string>(section: string, option: string, fallback: T, legal: readonly T[]): T {
+    const value = this.get(section, option);
+    if (value === undefined || value === "") return fallback;
+    const found = legal.find((candidate) => candidate === value.toLowerCase());
+    if (found === undefined) throw this.bad(section, option, `'${value}' is none of ${legal.join(", ")}`);
+    return found;
+  }
+
+  list(section: string, option: string): string[] {
+    const items = (this.get(section, option) ?? "").split(/[,\n]/).map((item) => item.trim());
+    return items.filter((item) => item !== "");
+  }
+
+  bad(section: string, option: string, why: string): ConfigError {
+    return new ConfigError(`${this.file}: [${section}] ${option}: ${why}.`);
+  }
+
+  /** One line for each section and option that nobody asked for. */
+  unknown(): string[] {
+    const lines: string[] = [];
+    for (const [section, options] of this.sections) {
+      const known = this.#known.get(section);
+      if (!known) lines.push(`${this.file}: unknown section [${section}].`);
+      else for (const option of options.keys()) if (!known.has(option)) lines.push(`${this.file}: [${section}]: unknown option ${option}.`);
+    }
+    return lines;
+  }
+}
+
+function readOptions(options: Options): Config {
+  const extensions = readExtensions(options);
+  const development = options.file === null;
+  const poolText = options.get("haas.ext.network_allocators.vlan_pool", "vlans");
+  const maintenanceProject = options.text("maintenance", "maintenance_project");
+  const maintenanceUrl = options.text("maintenance", "url");
+  return {
+    file: options.file,
+    logLevel: options.choice("general", "log_level", "info", logLevels),
+    logDir: options.text("general", "log_dir"),
+    auth: {
+      backend: extensions.auth.name,
+      named: extensions.auth.named,
+      requireAuthentication: options.boolean("auth", "require_authentication", true),
+    },
+    headnode: {
+      trunkNic: options.text("headnode", "trunk_nic"),
+      baseImages: development ? developmentImages : options.list("headnode", "base_imgs"),
+      libvirtEndpoint: options.text("headnode", "libvirt_endpoint") ?? "qemu:///system",
+    },
+    clientEndpoint: options.text("client", "endpoint"),
+    databaseUri: options.text("database", "uri") ?? "sqlite:///haas.db",
+    dryRun: options.get("devel", "dry_run") !== undefined,
+    debug: options.boolean("devel", "debug", false),
+    network: {
+      sleepTimeMs: 1000 * options.number("network-daemon", "sleep_time", 2, (s) => s > 0 && s < 3600, "a number of seconds between 0 and 3600"),
+      maxTries: options.number("network-daemon", "max_tries", 8, (n) => Number.isInteger(n) && n >= 1 && n <= 1000, "a whole number from 1 to 1000"),
+    },
+    maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },
+    allocator: extensions.allocator,
+    vlanPool: poolText === undefined ? (development ? developmentPool : []) : readPool(options, poolText),
+    obm: extensions.obm,
+    ipmi: {
+      cipherSuite: options.text("haas.ext.obm.ipmi", "cipher_suite"),
+      interface: options.choice("haas.ext.obm.ipmi", "interface", "lanplus", ["lanplus", "lan"]),
+      retries: options.number("haas.ext.obm.ipmi", "retries", 1, (n) => Number.isInteger(n) && n <= 10, "a whole number from 0 to 10"),
+      timeoutMs: 1000 * options.number("haas.ext.obm.ipmi", "timeout", 15, (s) => s >= 1 && s <= 300, "a number of seconds from 1 to 300"),
+    },
+    switches: extensions.switches,
+    unsavedSwitches: new Set(switchExtensions.filter((name) => !options.boolean(`haas.ext.switches.${name}`, "save", true))),
+    warnings: options.unknown(),
+  };
+}
+
+function readPool(options: Options, text: string): number[] {
+  const bad = (why: string) => options.bad("haas.ext.network_allocators.vlan_pool", "vlans", why);
+  const vlans = new Set<number>();
+  for (const item of text.split(/[,\n]/).map((part) => part.trim())) {
+    if (item === "") continue;
+    const [, first, last = first] = /^(\d+)(?:\s*-\s*(\d+))?$/.exec(item) ?? [];
+    if (first === undefined) throw bad(`'${item}' is neither a VLAN nor a range like 500-700`);
+    if (Number(first) < 1 || Number(last) > 4094 || Number(first) > Number(last)) {
+      throw bad(`'${item}' is not within 1 to 4094, lower end first`);
+    }
+    for (const vlan of range(Number(first), Number(last))) vlans.add(vlan);
+  }
+  return [...vlans].sort((a, b) => a - b);
+}
+
+function range(first: number, last: number): number[] {
+  return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+}
+
+/** The `[extensions]` section: exactly one auth backend and one allocator; every driver when there is no such section. */
+function readExtensions(options: Options) {
+  const section = options.sections.get("extensions");
+  if (!section) {
+    return { auth: { name: "null" as const, named: false }, allocator: "vlan_pool" as const, obm: obmExtensions, switches: switchExtensions };
+  }
+  // Names that this haas does not know stay unasked for, and so become warnings.
+  const legalNames: Record<string, readonly string[]> = {
+    auth: authBackends,
+    network_allocators: allocators,
+    obm: obmExtensions,
+    switches: switchExtensions,
+  };
+  const named = new Set<string>();
+  for (const option of section.keys()) {
+    const [, kind = "", name = ""] = /^(?:haas|hil)\.ext\.(\w+)\.(\w+)$/.exec(option) ?? [];
+    if (!legalNames[kind]?.includes(name)) continue;
+    options.get("extensions", option);
+    named.add(`${kind}.${name}`);
+  }
+  const pick = <T extends string>(kind: string, legal: readonly T[]): T[] => legal.filter((name) => named.has(`${kind}.${name}`));
+  const one = <T extends string>(kind: string, legal: readonly T[], what: string): T => {
+    const [name, ...more] = pick(kind, legal);
+    if (name === undefined || more.length > 0) {
+      throw options.bad("extensions", `haas.ext.${kind}.…`, `name exactly one ${what}: ${legal.map((l) => `haas.ext.${kind}.${l}`).join(" or ")}`);
+    }
+    return name;
+  };
+  return {
+    auth: { name: one("auth", authBackends, "authentication backend"), named: true },
+    allocator: one("network_allocators", allocators, "network allocator"),
+    obm: pick("obm", obmExtensions),
+    switches: pick("switches", switchExtensions),
+  };
+}
+
+/** The active extensions' published names, sorted. */
+export function activeExtensions(config: Config): string[] {
+  return [
+    `haas.ext.auth.${config.auth.backend}`,
+    `haas.ext.network_allocators.${config.allocator}`,
+    ...config.obm.map((name) => `haas.ext.obm.${name}`),
+    ...config.switches.map((name) => `haas.ext.switches.${name}`),
+  ].sort();
+}

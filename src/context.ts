@@ -1,0 +1,22 @@
+import type { Authenticator } from "./auth/caller.ts";
+import type { Config } from "./config.ts";
+import type { Db } from "./db/transaction.ts";
+import type { HeadnodeDriver } from "./hardware/headnodes/driver.ts";
+import type { ObmRegistry } from "./hardware/obm/index.ts";
+import type { SwitchRegistry } from "./hardware/switches/index.ts";
+import type { Log } from "./log.ts";
+import type { Allocator } from "./networking/allocator.ts";
+
+/** What a route or the worker can reach. Built once, in serve.ts or by a test. */
+export interface Context {
+  readonly config: Config;
+  readonly db: Db;
+  readonly log: Log;
+  readonly obm: ObmRegistry;
+  readonly switches: SwitchRegistry;
+  readonly headnodes: HeadnodeDriver;
+  readonly allocator: Allocator;
+  readonly authenticator: Authenticator;
+  /** Tell the worker that the journal has something new. Call it after the commit. */
+  wake(): void;
+}

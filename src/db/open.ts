@@ -1,0 +1,153 @@
+import { Database } from "bun:sqlite";
+import {
+  CompiledQuery,
+  type DatabaseConnection,
+  type Dialect,
+  type Driver,
+  Kysely,
+  type MigrationResultSet,
+  Migrator,
+  PostgresDialect,
+  SqliteAdapter,
+} from "kysely";
+import { BunSqliteDialect } from "kysely-bun-sqlite";
+import pg from "pg";
+import { migrations } from "../../migrations/index.ts";
+import { messageOf } from "../errors.ts";
+import type { Tables } from "./tables.ts";
+import type { Db } from "./transaction.ts";
+
+// bigint columns hold milliseconds since 1970, which a number holds exactly.
+pg.types.setTypeParser(pg.types.builtins.INT8, Number);
+
+const poolSize = 10;
+const connectTimeoutMs = 10_000;
+const lockTimeoutMs = 15_000;
+const statementTimeoutMs = 30_000;
+
+/** A database that can't be opened or is newer than this program: one sentence for the operator. */
+export class DatabaseError extends Error {}
+
+/** Open the database at `uri`, create or migrate its tables, and refuse one that is newer than this program. */
+export async function openDatabase(uri: string): Promise<Db> {
+  const db = new Kysely<Tables>({ dialect: isPostgresUri(uri) ? postgresDialect(uri) : sqliteDialect(uri) });
+  try {
+    await migrate(db);
+  } catch (error) {
+    await db.destroy().catch(() => {});
+    if (error instanceof DatabaseError) throw error;
+    throw new DatabaseError(`The database ${redactUri(uri)} can't be used: ${messageOf(error)}`, { cause: error });
+  }
+  return db;
+}
+
+export const isPostgresUri = (uri: string) => /^postgres(ql)?:\/\//.test(uri);
+
+/** The URI without its password. */
+export const redactUri = (uri: string) => uri.replace(/^([a-z]+:\/\/[^:/@]*):[^@]*@/, "$1:***@");
+
+async function migrate(db: Db): Promise<void> {
+  const migrator = new Migrator({ db, provider: { getMigrations: async () => migrations } });
+  const tables = await db.introspection.getTables({ withInternalKyselyTables: true });
+  if (tables.some((table) => table.name === "kysely_migration")) {
+    const known = new Set(Object.keys(migrations));
+    const applied = await db
+      .withTables<{ kysely_migration: { name: string } }>()
+      .selectFrom("kysely_migration")
+      .select("name")
+      .execute();
+    const newer = applied.find(({ name }) => !known.has(name));
+    if (newer) {
+      throw new DatabaseError(
+        `The database is newer than this program: it holds migration ${newer.name}, which this haas does not know. Use the haas that made it, or a later one.`,
+      );
+    }
+  }
+  const { error }: MigrationResultSet = await migrator.migrateToLatest();
+  if (error) throw error;
+}
+
+function postgresDialect(uri: string): Dialect {
+  const pool = new pg.Pool({
+    connectionString: uri,
+    max: poolSize,
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+    lock_timeout: lockTimeoutMs,
+    application_name: "haas",
+  });
+  // A connection that breaks while idle: the pool replaces it, and the next query says what is wrong.
+  pool.on("error", () => {});
+  return new PostgresDialect({ pool });
+}
+
+/** `sqlite:///relative.db` or `sqlite:////absolute.db`; the path that SQLite gets. */
+export function sqlitePath(uri: string): string {
+  const path = /^sqlite:\/\/\/(.+)$/.exec(uri)?.[1];
+  if (path === undefined) {
+    throw new DatabaseError(
+      `The database URI ${redactUri(uri)} is none of sqlite:///relative.db, sqlite:////absolute.db, postgresql://user:password@host:5432/name.`,
+    );
+  }
+  return path;
+}
+
+function sqliteDialect(uri: string): Dialect {
+  const path = sqlitePath(uri);
+  let database: Database;
+  try {
+    database = new Database(path, { create: true, strict: false });
+  } catch (error) {
+    throw new DatabaseError(`The database file ${path} can't be opened: ${messageOf(error)}`, { cause: error });
+  }
+  return new HaasSqliteDialect(database);
+}
+
+/**
+ * kysely-bun-sqlite with what haas relies on: durable commits, foreign keys, the write lock taken at
+ * BEGIN (so that no transaction fails half-way because another process wrote), migrations that roll
+ * back as a whole, and statements prepared once.
+ */
+class HaasSqliteDialect extends BunSqliteDialect {
+  constructor(database: Database) {
+    super({
+      // `query` caches the prepared statement by its text, `prepare` does not.
+      database: new Proxy(database, {
+        get(target, name) {
+          if (name === "prepare") return target.query.bind(target);
+          const value = Reflect.get(target, name);
+          return typeof value === "function" ? value.bind(target) : value;
+        },
+      }),
+      onCreateConnection: async (connection) => {
+        for (const pragma of [
+          "busy_timeout = 1000",
+          "journal_mode = WAL",
+          "synchronous = FULL",
+          "foreign_keys = ON",
+          "temp_store = MEMORY",
+        ]) {
+          await connection.executeQuery(CompiledQuery.raw(`pragma ${pragma}`));
+        }
+      },
+    });
+  }
+
+  override createDriver(): Driver {
+    const driver = super.createDriver();
+    driver.beginTransaction = async (connection: DatabaseConnection) => {
+      await connection.executeQuery(CompiledQuery.raw("begin immediate"));
+    };
+    return driver;
+  }
+
+  override createAdapter(): SqliteAdapter {
+    return new TransactionalSqliteAdapter();
+  }
+}
+
+class TransactionalSqliteAdapter extends SqliteAdapter {
+  override get supportsTransactionalDdl(): boolean {
+    return true;
+  }
+}

@@ -1,0 +1,73 @@
+import type { Generated } from "kysely";
+
+/** 0 or 1: neither database needs a boolean type for it, and both agree on integers. */
+export type Flag = 0 | 1;
+
+export type ActionType = "modify_port" | "revert_port" | "sync_port";
+export type ActionStatus = "PENDING" | "DONE" | "ERROR";
+
+/** The tables of migrations/, as Kysely sees them. Times are milliseconds since 1970. */
+export interface Tables {
+  project: { id: Generated<number>; label: string };
+  users: { id: Generated<number>; label: string; password_hash: string; is_admin: Flag };
+  user_project: { user_id: number; project_id: number };
+  switch: {
+    id: Generated<number>;
+    label: string;
+    type: string;
+    settings: string;
+    lease_owner: string | null;
+    lease_token: Generated<number>;
+    lease_until: Generated<number>;
+  };
+  port: { id: Generated<number>; switch_id: number; label: string; suspect: string | null };
+  node: {
+    id: Generated<number>;
+    label: string;
+    project_id: number | null;
+    obm_type: string;
+    obm: string;
+    obm_enabled: Generated<Flag>;
+  };
+  nic: { id: Generated<number>; node_id: number; label: string; mac_addr: string; port_id: number | null };
+  node_metadata: { id: Generated<number>; node_id: number; label: string; value: string };
+  network: {
+    id: Generated<number>;
+    label: string;
+    owner_id: number | null;
+    is_public: Flag;
+    vlan: number | null;
+    allocated: Flag;
+  };
+  network_access: { id: Generated<number>; network_id: number; project_id: number };
+  attachment: { id: Generated<number>; nic_id: number; network_id: number; channel: string };
+  networking_action: {
+    id: Generated<number>;
+    uuid: string;
+    type: ActionType;
+    status: ActionStatus;
+    node_id: number | null;
+    nic_id: number | null;
+    port_id: number | null;
+    switch_id: number | null;
+    network_id: number | null;
+    node: string | null;
+    nic: string | null;
+    new_network: string | null;
+    channel: string | null;
+    reason: string | null;
+    attempts: Generated<number>;
+    next_try: Generated<number>;
+    created_at: number;
+    ended_at: number | null;
+  };
+  headnode: {
+    id: Generated<number>;
+    label: string;
+    project_id: number;
+    base_img: string;
+    uuid: string;
+    started: Generated<Flag>;
+  };
+  hnic: { id: Generated<number>; headnode_id: number; label: string; network_id: number | null };
+}

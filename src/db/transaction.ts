@@ -1,0 +1,68 @@
+import { type Kysely, PostgresAdapter, sql, type Transaction } from "kysely";
+import { HaasError } from "../errors.ts";
+import type { Tables } from "./tables.ts";
+
+export type Db = Kysely<Tables>;
+export type Tx = Transaction<Tables>;
+
+/** Any number, as long as every haas on one PostgreSQL takes the same. */
+const writerLock = 4_247_001;
+const busyTries = 40;
+
+export const isPostgres = (db: Db): boolean => db.getExecutor().adapter instanceof PostgresAdapter;
+
+/**
+ * Run `change` in the one transaction that may write at this moment, over all processes.
+ *
+ * SQLite takes its write lock at BEGIN (see open.ts), PostgreSQL an advisory lock as the first
+ * statement; from then on every statement sees all that was committed and nobody else changes
+ * anything. So a check and the write that follows it belong together, on both databases alike.
+ * The constraints hold regardless. Never await hardware in here: it would stop every writer.
+ *
+ * `change` may run again when the database was busy, so it must have no effect outside of `tx`.
+ */
+export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<T> {
+  const postgres = isPostgres(db);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await db.transaction().execute(async (tx) => {
+        if (postgres) await sql`select pg_advisory_xact_lock(${writerLock})`.execute(tx);
+        return change(tx);
+      });
+    } catch (error) {
+      if (!isBusy(error)) throw error;
+      if (attempt === busyTries) {
+        throw new HaasError("ServerError", "The database was busy for too long; try again.", { cause: error });
+      }
+      await Bun.sleep(Math.random() * Math.min(5 * attempt, 100));
+    }
+  }
+}
+
+/** SQLite's lock held by another process; PostgreSQL's serialization failure, deadlock and lock time-out. */
+const busyCodes = new Set(["SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "40001", "40P01", "55P03"]);
+const isBusy = (error: unknown) => busyCodes.has(codeOf(error));
+
+const uniqueCodes = new Set(["SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"]);
+const foreignKeyCodes = new Set(["SQLITE_CONSTRAINT_FOREIGNKEY", "23503"]);
+
+const codeOf = (error: unknown): string =>
+  typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+
+/**
+ * Turn a violated constraint into the documented error: `onUnique` when something like it exists
+ * already, `onForeignKey` when something still refers to it.
+ */
+export async function translate<T>(
+  statement: Promise<T>,
+  { onUnique, onForeignKey }: { onUnique?: () => HaasError; onForeignKey?: () => HaasError },
+): Promise<T> {
+  try {
+    return await statement;
+  } catch (error) {
+    const code = codeOf(error);
+    if (onUnique && uniqueCodes.has(code)) throw onUnique();
+    if (onForeignKey && foreignKeyCodes.has(code)) throw onForeignKey();
+    throw error;
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * Every failure that can happen in operation, as a type with one status.
+ * An error that is not a HaasError is a fault of ours and becomes `ServerError`.
+ */
+
+export const statusOf = {
+  ValidationError: 400,
+  BadArgumentError: 400,
+  AllocationError: 400,
+  AuthorizationError: 401,
+  NotFoundError: 404,
+  MethodNotAllowedError: 405,
+  DuplicateError: 409,
+  BlockedError: 409,
+  ProjectMismatchError: 409,
+  IllegalStateError: 409,
+  PayloadTooLargeError: 413,
+  TooManyRequestsError: 429,
+  OBMError: 500,
+  SwitchError: 500,
+  ServerError: 500,
+} as const;
+
+export type ErrorType = keyof typeof statusOf;
+
+/** A failure with a published type and one sentence for a person. The sentence never holds a secret. */
+export class HaasError extends Error {
+  // Not `code`: Elysia takes an error's `code` for its own registry.
+  constructor(
+    readonly type: ErrorType,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.name = type;
+  }
+}
+
+/**
+ * A switch that failed, named with its own words.
+ * `permanent` means that trying again cannot help (the driver can't do it), so the action ends at once.
+ */
+export class SwitchError extends HaasError {
+  constructor(
+    message: string,
+    readonly permanent = false,
+    options?: ErrorOptions,
+  ) {
+    super("SwitchError", message, options);
+  }
+}
+
+/** Credentials are missing or wrong: the answer asks for HTTP basic credentials. */
+export class CredentialsError extends HaasError {
+  constructor(message: string) {
+    super("AuthorizationError", message);
+  }
+}
+
+export const notFound = (kind: string, label: string, parent = "") =>
+  new HaasError("NotFoundError", `${kind} ${quote(label)} does not exist${parent}.`);
+
+export const noSuchPath = () => new HaasError("NotFoundError", "There is no such path.");
+export const duplicate = (message: string) => new HaasError("DuplicateError", message);
+export const blocked = (message: string) => new HaasError("BlockedError", message);
+export const badArgument = (message: string) => new HaasError("BadArgumentError", message);
+export const validation = (message: string) => new HaasError("ValidationError", message);
+export const projectMismatch = (message: string) => new HaasError("ProjectMismatchError", message);
+export const illegalState = (message: string) => new HaasError("IllegalStateError", message);
+export const notPermitted = (message: string) => new HaasError("AuthorizationError", message);
+
+/** A name as it stands in a sentence: quoted, shortened, with anything unprintable escaped. */
+export function quote(label: string): string {
+  const shown = label.length > 80 ? `${label.slice(0, 77)}…` : label;
+  return `'${shown.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`)}'`;
+}
+
+/** The text of anything that was thrown. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

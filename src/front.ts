@@ -1,0 +1,256 @@
+import type { Server, Socket, TCPSocketListener } from "bun";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { App } from "./app.ts";
+
+// Bun closes the connection on a method in lower case, and published examples say `curl -X put`. It
+// also folds `..` in paths, which is a legal name here. So every connection goes through this thin
+// front: it looks at the first request line, mends what Bun would not take, and from then on is a
+// dumb pipe to Bun's HTTP server on a unix socket. A request that had to be mended asks for the
+// connection to be closed, so that the client's next request is a first one again.
+//
+// Each client address has a unix socket of its own: that is how the HTTP server knows the address.
+
+const firstLineLimitBytes = 16 * 1024;
+const firstLineTimeoutMs = 15_000;
+const connectionLimit = 4_096;
+const connectionsPerAddressLimit = 1_024;
+const addressLimit = 512;
+/** What may wait for a slow reader before the sender is paused. */
+const bufferLimitBytes = 256 * 1024;
+/** Above what any call takes (see routes/controller.ts), so that the answer can be a clear one. */
+const hardBodyLimitBytes = 8 * 1024 * 1024;
+
+/** Methods that Bun takes in upper case. Any other becomes one that no path has, for a clear 405. */
+const knownMethods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]);
+const foreignMethod = "TRACE";
+
+/** U+FFFF, percent-encoded. Behind a segment of dots it keeps Bun from folding the path; see routes/controller.ts. */
+const dotMark = "%EF%BF%BF";
+
+export interface Front {
+  readonly port: number;
+  /** Take no more connections, give requests in flight `graceMs`, and close. */
+  stop(graceMs: number): Promise<void>;
+}
+
+export class ListenError extends Error {}
+
+/** Serve the app on a TCP address. Rejects with a sentence when the address can't be had. */
+export function listen(app: App, { host, port }: { host: string; port: number }): Front {
+  const front = new ConnectionFront(app);
+  try {
+    return front.listen(host, port);
+  } catch (error) {
+    front.close();
+    const why = error instanceof Error && "code" in error && error.code === "EADDRINUSE" ? "it is in use" : error instanceof Error ? error.message : String(error);
+    throw new ListenError(`Can't listen on ${host} port ${port}: ${why}.`);
+  }
+}
+
+interface Pipe {
+  address: string;
+  /** What came before the first request line was complete. Null once it was passed on. */
+  head: Buffer | null;
+  headTimer: Timer | null;
+  upstream: Socket<Pipe> | null;
+  toServer: Outbox;
+  toClient: Outbox;
+}
+
+/** Bytes that a socket did not take yet. */
+class Outbox {
+  #waiting: Uint8Array[] = [];
+  #bytes = 0;
+  #ending = false;
+
+  /** Send or keep. False when the sender should pause. */
+  send(socket: Socket<Pipe> | null, chunk: Uint8Array): boolean {
+    if (socket && this.#bytes === 0) {
+      const written = Math.max(socket.write(chunk), 0);
+      if (written === chunk.byteLength) return true;
+      chunk = chunk.subarray(written);
+    }
+    // Bun reuses its buffers, so what stays is copied.
+    this.#waiting.push(Uint8Array.from(chunk));
+    this.#bytes += chunk.byteLength;
+    return this.#bytes < bufferLimitBytes;
+  }
+
+  /** The socket takes more. True when nothing is left. */
+  drain(socket: Socket<Pipe>): boolean {
+    while (this.#waiting.length > 0) {
+      const chunk = this.#waiting[0]!;
+      const written = Math.max(socket.write(chunk), 0);
+      this.#bytes -= written;
+      if (written < chunk.byteLength) {
+        this.#waiting[0] = chunk.subarray(written);
+        return false;
+      }
+      this.#waiting.shift();
+    }
+    if (this.#ending) socket.end();
+    return true;
+  }
+
+  /** Close the socket's sending side once everything is sent. */
+  end(socket: Socket<Pipe> | null): void {
+    this.#ending = true;
+    if (socket && this.#bytes === 0) socket.end();
+  }
+}
+
+class ConnectionFront {
+  readonly #directory = mkdtempSync(join(tmpdir(), "haas-"));
+  readonly #servers = new Map<string, { server: Server<undefined>; path: string; connections: number }>();
+  readonly #pipes = new Set<Socket<Pipe>>();
+  #serial = 0;
+  #listener: TCPSocketListener<Pipe> | null = null;
+
+  constructor(readonly app: App) {}
+
+  listen(hostname: string, port: number): Front {
+    const front = this;
+    this.#listener = Bun.listen<Pipe>({
+      hostname,
+      port,
+      allowHalfOpen: true,
+      socket: {
+        open: (client) => front.#open(client),
+        data: (client, chunk) => front.#fromClient(client, chunk),
+        drain: (client) => void (client.data.toClient.drain(client) && client.data.upstream?.resume()),
+        end: (client) => client.data?.toServer.end(client.data.upstream),
+        close: (client) => front.#close(client),
+        error: (client) => void client.terminate(),
+      },
+    });
+    return { port: this.#listener.port, stop: (graceMs) => this.#stop(graceMs) };
+  }
+
+  #open(client: Socket<Pipe>): void {
+    client.data = {
+      address: client.remoteAddress,
+      head: Buffer.alloc(0),
+      headTimer: setTimeout(() => this.#refuse(client, 408, "Request Timeout", "The request line did not arrive in time."), firstLineTimeoutMs),
+      upstream: null,
+      toServer: new Outbox(),
+      toClient: new Outbox(),
+    };
+    this.#pipes.add(client);
+    const held = this.#servers.get(client.remoteAddress)?.connections ?? 0;
+    if (this.#pipes.size > connectionLimit || held >= connectionsPerAddressLimit) {
+      this.#refuse(client, 503, "Service Unavailable", "Too many connections; close some, or try again later.");
+    }
+  }
+
+  #fromClient(client: Socket<Pipe>, chunk: Buffer): void {
+    const pipe = client.data;
+    if (pipe.head !== null) {
+      const head = pipe.head.byteLength === 0 ? chunk : Buffer.concat([pipe.head, chunk]);
+      const end = head.indexOf(10);
+      if (end === -1) {
+        if (head.byteLength > firstLineLimitBytes) this.#refuse(client, 414, "URI Too Long", `The request line is longer than ${firstLineLimitBytes} bytes.`);
+        else pipe.head = Buffer.from(head);
+        return;
+      }
+      pipe.head = null;
+      clearTimeout(pipe.headTimer ?? undefined);
+      chunk = mendFirstLine(head, end);
+      this.#connect(client);
+    }
+    if (!pipe.toServer.send(pipe.upstream, chunk)) client.pause();
+  }
+
+  #connect(client: Socket<Pipe>): void {
+    const entry = this.#serverFor(client.data.address);
+    entry.connections++;
+    Bun.connect<Pipe>({
+      unix: entry.path,
+      allowHalfOpen: true,
+      data: client.data,
+      socket: {
+        open: (upstream) => {
+          client.data.upstream = upstream;
+          if (client.readyState <= 0) upstream.terminate();
+          else if (client.data.toServer.drain(upstream)) client.resume();
+        },
+        data: (upstream, chunk) => {
+          if (!upstream.data.toClient.send(client, chunk)) upstream.pause();
+        },
+        drain: (upstream) => void (upstream.data.toServer.drain(upstream) && client.resume()),
+        end: (upstream) => upstream.data.toClient.end(client),
+        close: (upstream) => upstream.data.toClient.end(client),
+        error: () => client.terminate(),
+        connectError: () => this.#refuse(client, 503, "Service Unavailable", "The server is stopping."),
+      },
+    }).catch(() => client.terminate());
+  }
+
+  #close(client: Socket<Pipe>): void {
+    this.#pipes.delete(client);
+    clearTimeout(client.data.headTimer ?? undefined);
+    client.data.upstream?.end();
+    const entry = this.#servers.get(client.data.address);
+    if (entry && client.data.head === null) entry.connections = Math.max(0, entry.connections - 1);
+  }
+
+  /** An answer that the HTTP server never sees. */
+  #refuse(client: Socket<Pipe>, status: number, reason: string, msg: string): void {
+    clearTimeout(client.data.headTimer ?? undefined);
+    const body = JSON.stringify({ type: status < 500 ? "ValidationError" : "ServerError", msg });
+    client.end(
+      `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    );
+  }
+
+  #serverFor(address: string) {
+    let entry = this.#servers.get(address);
+    if (!entry) {
+      if (this.#servers.size >= addressLimit) this.#dropIdle();
+      const path = join(this.#directory, `${(++this.#serial).toString(36)}.sock`);
+      const server = Bun.serve({
+        unix: path,
+        fetch: (request) => this.app.handle(request, address),
+        maxRequestBodySize: hardBodyLimitBytes,
+        development: false,
+      });
+      entry = { server, path, connections: 0 };
+      this.#servers.set(address, entry);
+    }
+    return entry;
+  }
+
+  #dropIdle(): void {
+    for (const [address, { server, connections }] of this.#servers) {
+      if (connections > 0) continue;
+      void server.stop(true);
+      this.#servers.delete(address);
+    }
+  }
+
+  async #stop(graceMs: number): Promise<void> {
+    this.#listener?.stop(false);
+    const finished = Promise.all([...this.#servers.values()].map(({ server }) => server.stop(false)));
+    await Promise.race([finished, Bun.sleep(graceMs)]);
+    this.close();
+  }
+
+  close(): void {
+    this.#listener?.stop(true);
+    for (const { server } of this.#servers.values()) void server.stop(true);
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+}
+
+/** The bytes to pass on, given the first request line's end. */
+function mendFirstLine(head: Buffer, end: number): Buffer {
+  const line = head.toString("latin1", 0, end).replace(/\r$/, "");
+  const [method = "", target = "", ...rest] = line.split(" ");
+  const upper = method.toUpperCase();
+  // Anything that is not a method at all goes through as it is: the HTTP server refuses it.
+  const token = /^[A-Za-z]+$/.test(method) ? (knownMethods.has(upper) ? upper : foreignMethod) : method;
+  const path = target.replace(/\/((?:\.|%2e){1,2})(?=\/|\?|$)/gi, `/$1${dotMark}`);
+  if (token === method && path === target) return head;
+  return Buffer.concat([Buffer.from(`${[token, path, ...rest].join(" ")}\r\nConnection: close\r\n`, "latin1"), head.subarray(end + 1)]);
+}

@@ -1,0 +1,60 @@
+import { badArgument, quote } from "../../errors.ts";
+import type { ObmDriver, ObmTarget } from "./driver.ts";
+import { createIpmi, type IpmiOptions } from "./ipmi.ts";
+import { mock } from "./mock.ts";
+
+/** Published OBM types share this prefix. */
+export const obmTypePrefix = "http://schema.massopencloud.org/haas/v0/obm/";
+
+/** Every driver, by the name that `[extensions]` knows it by (`haas.ext.obm.<name>`). */
+export const obmDrivers = {
+  ipmi: (options: { ipmi: IpmiOptions }) => createIpmi(options.ipmi),
+  mock: () => mock,
+} as const satisfies Record<string, (options: { ipmi: IpmiOptions }) => ObmDriver>;
+
+export type ObmExtension = keyof typeof obmDrivers;
+
+/** The drivers that the configuration switched on, by published type name. */
+export class ObmRegistry {
+  readonly #drivers: Map<string, ObmDriver>;
+
+  constructor(drivers: readonly ObmDriver[]) {
+    this.#drivers = new Map(drivers.map((driver) => [driver.name, driver]));
+  }
+
+  /** The driver of a published type URL; `BadArgumentError` names the types there are. */
+  byType(type: string): ObmDriver {
+    const driver = type.startsWith(obmTypePrefix) ? this.#drivers.get(type.slice(obmTypePrefix.length)) : undefined;
+    if (!driver) {
+      const known = [...this.#drivers.keys()].map((name) => obmTypePrefix + name).join(", ");
+      throw badArgument(`${quote(type)} is not an OBM type of this haas. There are: ${known}.`);
+    }
+    return driver;
+  }
+}
+
+/** The driver with its checks, but without its calls: each is reported instead of made, and succeeds. */
+export function dryRun(driver: ObmDriver, report: (call: string, host: string) => void): ObmDriver {
+  const skip = (call: string) => async ({ host }: ObmTarget) => report(`${driver.name} ${call}`, host);
+  return {
+    name: driver.name,
+    settings: driver.settings,
+    checkBootDevice: (device) => driver.checkBootDevice(device),
+    powerOn: skip("power on"),
+    powerOff: skip("power off"),
+    powerCycle: skip("power cycle"),
+    powerStatus: async (target) => {
+      await skip("power status")(target);
+      return "off";
+    },
+    setBootDevice: async (target, device) => {
+      driver.checkBootDevice(device);
+      await skip(`boot device ${device}`)(target);
+    },
+    console: {
+      start: (_node, target) => skip("console start")(target),
+      read: async () => null,
+      remove: async () => {},
+    },
+  };
+}

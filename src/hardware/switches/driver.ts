@@ -1,0 +1,73 @@
+import type { TObject } from "@sinclair/typebox";
+
+/** What a port carries: the untagged VLAN, if any, and the tagged ones in ascending order. */
+export interface PortState {
+  readonly native: number | null;
+  readonly tagged: readonly number[];
+}
+
+export const emptyPort: PortState = { native: null, tagged: [] };
+
+/** A registered switch, as a driver gets it. `settings` passed the driver's own `settings` schema. */
+export interface SwitchTarget<Settings = Record<string, unknown>> {
+  readonly label: string;
+  readonly settings: Settings;
+}
+
+/**
+ * One connection to one switch, for a whole batch. Used by one caller at a time.
+ * Every method is bounded in time and rejects with a `SwitchError` that names the switch, the port
+ * and the device's own words.
+ */
+export interface SwitchSession {
+  /**
+   * Make the port carry exactly `desired`, and nothing else. Idempotent: a second run changes nothing.
+   * An empty state means that no frame passes, tagged or untagged, never the vendor's default.
+   */
+  applyPort(port: string, desired: PortState): Promise<void>;
+  /** What the device holds now, read from the device. A port that the device does not know rejects. */
+  readPorts(ports: readonly string[]): Promise<Map<string, PortState>>;
+  /** Make the running config survive a power cut. Absent where every write is durable already. */
+  save?(): Promise<void>;
+  /** End the connection. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** Things that some switches can do and others can't; shown by `GET /switch/<switch>`. */
+export type Capability = "nativeless-trunk-mode";
+
+/** A type of switch. Knows devices only: never the database, never projects. */
+export interface SwitchDriver<Settings = any> {
+  /** The last part of the published type URL, and the name on the command line. */
+  readonly name: string;
+  /** The fields of the registration beside `type`. Fields marked `secret: true` are never shown. */
+  readonly settings: TObject;
+  /** The order in which the command line takes the required fields. */
+  readonly positional: readonly string[];
+  readonly capabilities: readonly Capability[];
+  /** The highest VLAN that a port of this device can carry. */
+  readonly highestVlan: number;
+  /** Throws `BadArgumentError`, showing a legal form, for a name that this device could not have. */
+  validatePort(label: string): void;
+  /**
+   * The exact lines or calls that bring a port from `actual` to `desired`, in order; empty when they agree.
+   * Pure: nothing is sent, and no line holds a secret.
+   */
+  plan(port: string, actual: PortState, desired: PortState, settings: Settings): readonly string[];
+  /**
+   * Connect and log in, in bounded time. Rejects with a `SwitchError`; a permanent one when this
+   * program can't drive the device at all.
+   */
+  open(target: SwitchTarget<Settings>): Promise<SwitchSession>;
+}
+
+export const samePort = (a: PortState, b: PortState): boolean =>
+  a.native === b.native && a.tagged.length === b.tagged.length && a.tagged.every((vlan, i) => vlan === b.tagged[i]);
+
+/** A port's state in words, for messages: `native 100, tagged 200, 300` or `nothing`. */
+export function describePort({ native, tagged }: PortState): string {
+  const parts = [];
+  if (native !== null) parts.push(`native ${native}`);
+  if (tagged.length > 0) parts.push(`tagged ${tagged.join(", ")}`);
+  return parts.join(", ") || "nothing";
+}

@@ -1,0 +1,49 @@
+import { badArgument, quote } from "../../errors.ts";
+import type { SwitchDriver } from "./driver.ts";
+import { mock } from "./mock.ts";
+import { ovs } from "./ovs.ts";
+import { brocade, dellN3000, dellNos9, nexus, powerConnect55xx } from "./vendors.ts";
+
+/** Published switch types share this prefix. */
+export const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
+
+/** Every driver, by the name that `[extensions]` knows it by (`haas.ext.switches.<name>`). */
+export const switchDrivers = {
+  mock,
+  dell: powerConnect55xx,
+  n3000: dellN3000,
+  nexus,
+  brocade,
+  dellnos9: dellNos9,
+  ovs,
+} as const satisfies Record<string, SwitchDriver>;
+
+export type SwitchExtension = keyof typeof switchDrivers;
+
+/** The drivers that the configuration switched on, by published type name. */
+export class SwitchRegistry {
+  readonly #drivers: Map<string, SwitchDriver>;
+
+  readonly #unsaved: ReadonlySet<string>;
+
+  /** `unsaved`: the drivers whose switches keep their startup config as it is. */
+  constructor(active: readonly SwitchExtension[], unsaved: ReadonlySet<SwitchExtension>) {
+    this.#unsaved = new Set([...unsaved].map((extension) => switchDrivers[extension].name));
+    this.#drivers = new Map(active.map((extension) => [switchDrivers[extension].name, switchDrivers[extension]]));
+  }
+
+  /** The driver of a published type URL; `BadArgumentError` names the types there are. */
+  byType(type: string): SwitchDriver {
+    const driver = type.startsWith(switchTypePrefix) ? this.#drivers.get(type.slice(switchTypePrefix.length)) : undefined;
+    if (!driver) {
+      const known = [...this.#drivers.keys()].map((name) => switchTypePrefix + name).join(", ");
+      throw badArgument(`${quote(type)} is not a switch type of this haas. There are: ${known}.`);
+    }
+    return driver;
+  }
+
+  /** Whether the running config of such a switch is to be saved. */
+  saves(driver: SwitchDriver): boolean {
+    return !this.#unsaved.has(driver.name);
+  }
+}

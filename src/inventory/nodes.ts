@@ -1,0 +1,211 @@
+import { type Caller, mayActFor, requireNodeProject } from "../auth/caller.ts";
+import type { Context } from "../context.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
+import { blocked, duplicate, illegalState, notFound, quote } from "../errors.ts";
+import type { ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
+import { checkSettings } from "../hardware/settings.ts";
+import { isPending } from "../networking/journal.ts";
+
+interface NodeRow {
+  id: number;
+  label: string;
+  project_id: number | null;
+  obm_type: string;
+  obm: string;
+  obm_enabled: 0 | 1;
+}
+
+export async function getNode(db: Db, label: string): Promise<NodeRow> {
+  const node = await db.selectFrom("node").selectAll().where("label", "=", label).executeTakeFirst();
+  if (!node) throw notFound("Node", label);
+  return node;
+}
+
+export async function getNic(db: Db, node: { id: number; label: string }, label: string) {
+  const nic = await db.selectFrom("nic").selectAll().where("node_id", "=", node.id).where("label", "=", label).executeTakeFirst();
+  if (!nic) throw notFound("Nic", label, ` on node ${quote(node.label)}`);
+  return nic;
+}
+
+/** Sorted names: the free nodes for `free`, all of them for any other word. A node with a suspect port is not free. */
+export async function listNodes(db: Db, which: string): Promise<string[]> {
+  let query = db.selectFrom("node").select("label").orderBy("label");
+  if (which === "free") {
+    query = query
+      .where("project_id", "is", null)
+      .where("id", "not in", (suspect) =>
+        suspect.selectFrom("nic").innerJoin("port", "port.id", "nic.port_id").select("nic.node_id").where("port.suspect", "is not", null),
+      );
+  }
+  return (await query.execute()).map(({ label }) => label);
+}
+
+export async function registerNode(
+  ctx: Context,
+  label: string,
+  obm: { type: string } & Record<string, unknown>,
+  metadata: Record<string, string>,
+): Promise<void> {
+  const { type, ...settings } = obm;
+  await translate(
+    write(ctx.db, async (tx) => {
+      // "Exists already" comes before anything else is looked at.
+      const exists = await tx.selectFrom("node").select("id").where("label", "=", label).executeTakeFirst();
+      if (exists) throw duplicate(`Node ${quote(label)} exists already.`);
+      const driver = ctx.obm.byType(type);
+      checkSettings(driver.settings, settings, `The ${driver.name} OBM driver`);
+      const { id } = await tx
+        .insertInto("node")
+        .values({ label, project_id: null, obm_type: type, obm: JSON.stringify(settings) })
+        .returning("id")
+        .executeTakeFirstOrThrow();
+      for (const [key, value] of Object.entries(metadata)) {
+        await tx.insertInto("node_metadata").values({ node_id: id, label: key, value }).execute();
+      }
+    }),
+    { onUnique: () => duplicate(`Node ${quote(label)} exists already.`) },
+  );
+}
+
+export async function removeNode(db: Db, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const node = await getNode(tx, label);
+    if (node.project_id !== null) throw blocked(`Node ${quote(label)} is allocated to a project.`);
+    const nic = await tx.selectFrom("nic").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
+    if (nic) throw blocked(`Node ${quote(label)} still has the nic ${quote(nic.label)}.`);
+    const metadata = await tx.selectFrom("node_metadata").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
+    if (metadata) throw blocked(`Node ${quote(label)} still has the metadata label ${quote(metadata.label)}.`);
+    await tx.deleteFrom("node").where("id", "=", node.id).execute();
+  });
+}
+
+export interface NodeDetails {
+  name: string;
+  project: string | null;
+  metadata: Record<string, string>;
+  nics: { label: string; macaddr: string; networks: Record<string, string>; port?: string | null; switch?: string | null }[];
+}
+
+/** Everything about a node. Cabling is for administrators only. */
+export async function showNode(db: Db, caller: Caller, label: string): Promise<NodeDetails> {
+  const node = await db
+    .selectFrom("node")
+    .leftJoin("project", "project.id", "node.project_id")
+    .select(["node.id", "node.project_id", "project.label as project"])
+    .where("node.label", "=", label)
+    .executeTakeFirst();
+  if (!node) throw notFound("Node", label);
+  if (node.project_id !== null) requireNodeProject(caller, node);
+  const rows = await db
+    .selectFrom("nic")
+    .leftJoin("port", "port.id", "nic.port_id")
+    .leftJoin("switch", "switch.id", "port.switch_id")
+    .leftJoin("attachment", "attachment.nic_id", "nic.id")
+    .leftJoin("network", "network.id", "attachment.network_id")
+    .select([
+      "nic.label",
+      "nic.mac_addr",
+      "port.label as port",
+      "switch.label as switch",
+      "attachment.channel",
+      "network.label as network",
+    ])
+    .where("nic.node_id", "=", node.id)
+    .orderBy("nic.label")
+    .execute();
+  const nics = new Map<string, NodeDetails["nics"][number]>();
+  for (const row of rows) {
+    const nic = nics.get(row.label) ?? {
+      label: row.label,
+      macaddr: row.mac_addr,
+      networks: {},
+      ...(caller.isAdmin && { port: row.port, switch: row.switch }),
+    };
+    if (row.channel !== null) nic.networks[row.channel] = row.network!;
+    nics.set(row.label, nic);
+  }
+  const metadata = await db.selectFrom("node_metadata").select(["label", "value"]).where("node_id", "=", node.id).orderBy("label").execute();
+  return {
+    name: label,
+    project: node.project,
+    nics: [...nics.values()],
+    metadata: Object.fromEntries(metadata.map((row) => [row.label, row.value])),
+  };
+}
+
+export async function registerNic(db: Db, nodeLabel: string, label: string, macaddr: string): Promise<void> {
+  await translate(
+    write(db, async (tx) => {
+      const node = await getNode(tx, nodeLabel);
+      await tx.insertInto("nic").values({ node_id: node.id, label, mac_addr: macaddr, port_id: null }).execute();
+    }),
+    { onUnique: () => duplicate(`Nic ${quote(label)} on node ${quote(nodeLabel)} exists already.`) },
+  );
+}
+
+export async function removeNic(db: Db, nodeLabel: string, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const node = await getNode(tx, nodeLabel);
+    const nic = await getNic(tx, node, label);
+    const attached = await tx.selectFrom("attachment").select("id").where("nic_id", "=", nic.id).limit(1).executeTakeFirst();
+    if (attached) throw blocked(`Nic ${quote(label)} is still attached to a network.`);
+    if (await isPending(tx, nic.id)) throw blocked(`Nic ${quote(label)} has a pending networking action.`);
+    await tx.deleteFrom("nic").where("id", "=", nic.id).execute();
+  });
+}
+
+/** `value` is JSON text. */
+export async function setMetadata(db: Db, nodeLabel: string, label: string, value: string): Promise<void> {
+  await write(db, async (tx) => {
+    const node = await getNode(tx, nodeLabel);
+    await tx
+      .insertInto("node_metadata")
+      .values({ node_id: node.id, label, value })
+      .onConflict((conflict) => conflict.columns(["node_id", "label"]).doUpdateSet({ value }))
+      .execute();
+  });
+}
+
+export async function removeMetadata(db: Db, nodeLabel: string, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const node = await getNode(tx, nodeLabel);
+    const { numDeletedRows } = await tx
+      .deleteFrom("node_metadata")
+      .where("node_id", "=", node.id)
+      .where("label", "=", label)
+      .executeTakeFirstOrThrow();
+    if (numDeletedRows === 0n) throw notFound("Metadata label", label, ` on node ${quote(nodeLabel)}`);
+  });
+}
+
+/** The OBM driver of a node, and how to reach its BMC. */
+export function parseObm(ctx: Context, node: { obm_type: string; obm: string }): { driver: ObmDriver; target: ObmTarget } {
+  return { driver: ctx.obm.byType(node.obm_type), target: JSON.parse(node.obm) as ObmTarget };
+}
+
+/** What a power, boot-device or console call needs; refused while the node's OBM is disabled. */
+export async function useObm(ctx: Context, caller: Caller, label: string): Promise<{ driver: ObmDriver; target: ObmTarget }> {
+  const node = await getNode(ctx.db, label);
+  requireNodeProject(caller, node);
+  if (!node.obm_enabled) throw blocked(`The OBM of node ${quote(label)} is disabled.`);
+  return parseObm(ctx, node);
+}
+
+/** The console log of a node; `IllegalStateError` for a driver that has none. */
+export async function useConsole(ctx: Context, caller: Caller, label: string) {
+  const { driver, target } = await useObm(ctx, caller, label);
+  if (!driver.console) throw illegalState(`Consoles are not supported by the ${driver.name} OBM driver.`);
+  return { log: driver.console, target };
+}
+
+export async function enableObm(db: Db, caller: Caller, label: string, enabled: boolean): Promise<void> {
+  await write(db, async (tx: Tx) => {
+    const node = await getNode(tx, label);
+    requireNodeProject(caller, node);
+    await tx.updateTable("node").set({ obm_enabled: enabled ? 1 : 0 }).where("id", "=", node.id).execute();
+  });
+}
+
+/** Which of these nodes the caller may see: free ones and those of the caller's projects. */
+export const maySee = (caller: Caller, node: { project_id: number | null }): boolean =>
+  node.project_id === null || mayActFor(caller, node.project_id);

@@ -1,0 +1,151 @@
+import type { Context } from "../context.ts";
+import { type Db, translate, write } from "../db/transaction.ts";
+import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
+import { checkSettings } from "../hardware/settings.ts";
+import type { Capability } from "../hardware/switches/driver.ts";
+import { enqueueSync } from "../networking/journal.ts";
+import { getNic, getNode } from "./nodes.ts";
+
+async function getSwitch(db: Db, label: string) {
+  const found = await db.selectFrom("switch").select(["id", "label", "type"]).where("label", "=", label).executeTakeFirst();
+  if (!found) throw notFound("Switch", label);
+  return found;
+}
+
+export async function getPort(db: Db, switchLabel: string, label: string) {
+  const parent = await getSwitch(db, switchLabel);
+  const port = await db.selectFrom("port").selectAll().where("switch_id", "=", parent.id).where("label", "=", label).executeTakeFirst();
+  if (!port) throw notFound("Port", label, ` on switch ${quote(switchLabel)}`);
+  return port;
+}
+
+/** The nic that is plugged into a port, with its node. */
+export async function nicOnPort(db: Db, portId: number) {
+  return db
+    .selectFrom("nic")
+    .innerJoin("node", "node.id", "nic.node_id")
+    .select(["nic.id", "nic.label", "node.id as node_id", "node.label as node", "node.project_id"])
+    .where("nic.port_id", "=", portId)
+    .executeTakeFirst();
+}
+
+export async function listSwitches(db: Db): Promise<string[]> {
+  const rows = await db.selectFrom("switch").select("label").orderBy("label").execute();
+  return rows.map(({ label }) => label);
+}
+
+export async function registerSwitch(ctx: Context, label: string, type: string, settings: Record<string, unknown>): Promise<void> {
+  await translate(
+    write(ctx.db, async (tx) => {
+      const exists = await tx.selectFrom("switch").select("id").where("label", "=", label).executeTakeFirst();
+      if (exists) throw duplicate(`Switch ${quote(label)} exists already.`);
+      const driver = ctx.switches.byType(type);
+      checkSettings(driver.settings, settings, `The ${driver.name} switch driver`);
+      await tx.insertInto("switch").values({ label, type, settings: JSON.stringify(settings), lease_owner: null }).execute();
+    }),
+    { onUnique: () => duplicate(`Switch ${quote(label)} exists already.`) },
+  );
+}
+
+/** Never the settings: they hold the password. Ports come in the order of their registration. */
+export async function showSwitch(
+  ctx: Context,
+  label: string,
+): Promise<{ name: string; ports: { label: string }[]; capabilities: Capability[] }> {
+  const { id, type } = await getSwitch(ctx.db, label);
+  const ports = await ctx.db.selectFrom("port").select("label").where("switch_id", "=", id).orderBy("id").execute();
+  return { name: label, ports, capabilities: [...ctx.switches.byType(type).capabilities] };
+}
+
+export async function removeSwitch(db: Db, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const { id } = await getSwitch(tx, label);
+    const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
+    if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
+    await tx.deleteFrom("switch").where("id", "=", id).execute();
+  });
+}
+
+/** Register a port, and queue the change that makes it carry nothing. */
+export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
+  await translate(
+    write(ctx.db, async (tx) => {
+      const parent = await getSwitch(tx, switchLabel);
+      const exists = await tx.selectFrom("port").select("id").where("switch_id", "=", parent.id).where("label", "=", label).executeTakeFirst();
+      if (exists) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
+      ctx.switches.byType(parent.type).validatePort(label);
+      const { id } = await tx
+        .insertInto("port")
+        .values({ switch_id: parent.id, label, suspect: null })
+        .returning("id")
+        .executeTakeFirstOrThrow();
+      await enqueueSync(tx, { portId: id, switchId: parent.id, nextTry: 0 });
+    }),
+    { onUnique: () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`) },
+  );
+  ctx.wake();
+}
+
+export async function removePort(db: Db, switchLabel: string, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const port = await getPort(tx, switchLabel, label);
+    const nic = await nicOnPort(tx, port.id);
+    if (nic) throw blocked(`Port ${quote(label)} is still connected to nic ${quote(nic.label)} of node ${quote(nic.node)}.`);
+    const pending = await tx
+      .selectFrom("networking_action")
+      .select("id")
+      .where("port_id", "=", port.id)
+      .where("status", "=", "PENDING")
+      .where("type", "!=", "sync_port")
+      .limit(1)
+      .executeTakeFirst();
+    if (pending) throw blocked(`Port ${quote(label)} has a pending networking action.`);
+    await tx.deleteFrom("networking_action").where("port_id", "=", port.id).where("type", "=", "sync_port").execute();
+    await tx.deleteFrom("port").where("id", "=", port.id).execute();
+  });
+}
+
+export async function showPort(
+  db: Db,
+  switchLabel: string,
+  label: string,
+): Promise<Record<string, never> | { node: string; nic: string; networks: Record<string, string> }> {
+  const port = await getPort(db, switchLabel, label);
+  const nic = await nicOnPort(db, port.id);
+  if (!nic) return {};
+  const rows = await db
+    .selectFrom("attachment")
+    .innerJoin("network", "network.id", "attachment.network_id")
+    .select(["attachment.channel", "network.label"])
+    .where("attachment.nic_id", "=", nic.id)
+    .execute();
+  return { node: nic.node, nic: nic.label, networks: Object.fromEntries(rows.map((row) => [row.channel, row.label])) };
+}
+
+/** Record which nic is plugged into the port. */
+export async function connectNic(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string): Promise<void> {
+  const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
+  await translate(
+    write(db, async (tx) => {
+      const port = await getPort(tx, switchLabel, label);
+      const node = await getNode(tx, nodeLabel);
+      const nic = await getNic(tx, node, nicLabel);
+      if (nic.port_id !== null) throw taken();
+      await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
+    }),
+    { onUnique: taken },
+  );
+}
+
+export async function detachNic(db: Db, switchLabel: string, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const port = await getPort(tx, switchLabel, label);
+    const nic = await nicOnPort(tx, port.id);
+    if (!nic) throw noNic(switchLabel, label);
+    if (nic.project_id !== null) throw blocked(`Node ${quote(nic.node)} is not free.`);
+    await tx.updateTable("nic").set({ port_id: null }).where("id", "=", nic.id).execute();
+  });
+}
+
+export const noNic = (switchLabel: string, label: string) =>
+  new HaasError("NotFoundError", `No nic is connected to port ${quote(label)} of switch ${quote(switchLabel)}.`);

@@ -1,0 +1,78 @@
+import type { Caller } from "../auth/caller.ts";
+import { hashPassword } from "../auth/database.ts";
+import { type Db, translate, write } from "../db/transaction.ts";
+import { duplicate, HaasError, illegalState, notFound, quote } from "../errors.ts";
+import { getProject } from "./projects.ts";
+
+async function getUser(db: Db, label: string) {
+  const user = await db.selectFrom("users").select(["id", "label"]).where("label", "=", label).executeTakeFirst();
+  if (!user) throw notFound("User", label);
+  return user;
+}
+
+export async function listUsers(db: Db): Promise<Record<string, { is_admin: boolean; projects: string[] }>> {
+  const rows = await db
+    .selectFrom("users")
+    .leftJoin("user_project", "user_project.user_id", "users.id")
+    .leftJoin("project", "project.id", "user_project.project_id")
+    .select(["users.label", "users.is_admin", "project.label as project"])
+    .orderBy("users.label")
+    .orderBy("project.label")
+    .execute();
+  const users = new Map<string, { is_admin: boolean; projects: string[] }>();
+  for (const row of rows) {
+    const user = users.get(row.label) ?? { is_admin: row.is_admin === 1, projects: [] };
+    if (row.project !== null) user.projects.push(row.project);
+    users.set(row.label, user);
+  }
+  return Object.fromEntries(users);
+}
+
+export async function createUser(db: Db, label: string, password: string, isAdmin: boolean): Promise<void> {
+  const password_hash = await hashPassword(password);
+  await translate(
+    write(db, (tx) => tx.insertInto("users").values({ label, password_hash, is_admin: isAdmin ? 1 : 0 }).execute()),
+    { onUnique: () => duplicate(`User ${quote(label)} exists already.`) },
+  );
+}
+
+export async function removeUser(db: Db, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const { id } = await getUser(tx, label);
+    await tx.deleteFrom("users").where("id", "=", id).execute();
+  });
+}
+
+/** Nobody changes their own status, so the last administrator can't vanish by mistake. */
+export async function setAdmin(db: Db, caller: Caller, label: string, isAdmin: boolean): Promise<void> {
+  await write(db, async (tx) => {
+    const { id } = await getUser(tx, label);
+    if (caller.user === label) throw illegalState("Nobody can change whether they are an administrator themselves.");
+    await tx.updateTable("users").set({ is_admin: isAdmin ? 1 : 0 }).where("id", "=", id).execute();
+  });
+}
+
+export async function addUserToProject(db: Db, label: string, projectLabel: string): Promise<void> {
+  const member = () => duplicate(`User ${quote(label)} is in project ${quote(projectLabel)} already.`);
+  await translate(
+    write(db, async (tx) => {
+      const user = await getUser(tx, label);
+      const project = await getProject(tx, projectLabel);
+      await tx.insertInto("user_project").values({ user_id: user.id, project_id: project.id }).execute();
+    }),
+    { onUnique: member },
+  );
+}
+
+export async function removeUserFromProject(db: Db, label: string, projectLabel: string): Promise<void> {
+  await write(db, async (tx) => {
+    const user = await getUser(tx, label);
+    const project = await getProject(tx, projectLabel);
+    const { numDeletedRows } = await tx
+      .deleteFrom("user_project")
+      .where("user_id", "=", user.id)
+      .where("project_id", "=", project.id)
+      .executeTakeFirstOrThrow();
+    if (numDeletedRows === 0n) throw new HaasError("NotFoundError", `User ${quote(label)} is not in project ${quote(projectLabel)}.`);
+  });
+}

@@ -1,0 +1,38 @@
+import { appendFileSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+
+export const logLevels = ["debug", "info", "warning", "error", "critical"] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+/** Facts of a line beside its message. Callers pass facts, never bodies, settings or headers, which hold secrets. */
+export type LogFields = Record<string, string | number | boolean | null | undefined>;
+
+export interface Log extends Record<LogLevel, (message: string, fields?: LogFields) => void> {
+  /** Whether lines of this level are kept, to save the work of making one. */
+  enabled(level: LogLevel): boolean;
+}
+
+/**
+ * One JSON object a line, to standard error or to `haas.log` in `directory`.
+ * A log that can't be written never stops the service.
+ */
+export function createLog(level: LogLevel, directory: string | null): Log {
+  const threshold = logLevels.indexOf(level);
+  let writeLine = (line: string) => void process.stderr.write(line);
+  if (directory !== null) {
+    mkdirSync(directory, { recursive: true });
+    const file = join(directory, "haas.log");
+    writeLine = (line) => {
+      try {
+        appendFileSync(file, line, { mode: 0o600 });
+      } catch (error) {
+        process.stderr.write(`haas: can't write ${file}: ${String(error)}\n${line}`);
+      }
+    };
+  }
+  const enabled = (of: LogLevel) => logLevels.indexOf(of) >= threshold;
+  const at = (of: LogLevel) => (message: string, fields?: LogFields) => {
+    if (enabled(of)) writeLine(`${JSON.stringify({ time: new Date().toISOString(), level: of, message, ...fields })}\n`);
+  };
+  return { enabled, debug: at("debug"), info: at("info"), warning: at("warning"), error: at("error"), critical: at("critical") };
+}

@@ -1,0 +1,358 @@
+import { type Insertable, type Selectable, sql } from "kysely";
+import type { Tables } from "../db/tables.ts";
+import { type Db, isPostgres, type Tx, write } from "../db/transaction.ts";
+import type { PortState } from "../hardware/switches/driver.ts";
+
+// All the SQL of the journal: the durable queue of changes to switch ports.
+//
+// A switch is leased by one worker at a time; whoever holds the lease takes the switch's actions in
+// order, one a port at once. The lease has a token that grows with every new holder, and nothing is
+// settled under an old one. Applying an action twice does no harm, because a port always gets its
+// whole desired state; it is settled once.
+
+export type Action = Selectable<Tables["networking_action"]>;
+
+export const journalChannel = "haas_journal";
+
+interface NewAction {
+  type: "modify_port" | "revert_port";
+  node: { id: number; label: string };
+  nic: { id: number; label: string };
+  portId: number;
+  switchId: number;
+  /** `newLabel` is null when the network goes. */
+  network: { id: number; newLabel: string | null } | null;
+  channel: string | null;
+}
+
+/**
+ * Accept an action; its id. Call the context's wake() after the commit.
+ * A second pending action on the nic violates `action_pending_nic`; callers checked in the same transaction.
+ */
+export async function enqueue(tx: Tx, action: NewAction): Promise<string> {
+  const uuid = crypto.randomUUID();
+  // This action brings the whole port into its desired state, so an older wish to do so is moot.
+  await tx.deleteFrom("networking_action").where("port_id", "=", action.portId).where("type", "=", "sync_port").execute();
+  await insert(tx, {
+    uuid,
+    type: action.type,
+    status: "PENDING",
+    node_id: action.node.id,
+    nic_id: action.nic.id,
+    port_id: action.portId,
+    switch_id: action.switchId,
+    network_id: action.network?.id ?? null,
+    node: action.node.label,
+    nic: action.nic.label,
+    new_network: action.network?.newLabel ?? null,
+    channel: action.channel,
+    created_at: Date.now(),
+    reason: null,
+    ended_at: null,
+  });
+  return uuid;
+}
+
+/** Have a port brought to what its attachments say, unless that is queued already. `nextTry` in milliseconds since 1970. */
+export async function enqueueSync(
+  tx: Tx,
+  { portId, switchId, nextTry }: { portId: number; switchId: number; nextTry: number },
+): Promise<void> {
+  const pending = await tx.selectFrom("networking_action").select("id").where("port_id", "=", portId).where("status", "=", "PENDING").executeTakeFirst();
+  if (pending) return;
+  await insert(tx, {
+    uuid: crypto.randomUUID(),
+    type: "sync_port",
+    status: "PENDING",
+    node_id: null,
+    nic_id: null,
+    port_id: portId,
+    switch_id: switchId,
+    network_id: null,
+    node: null,
+    nic: null,
+    new_network: null,
+    channel: null,
+    created_at: Date.now(),
+    next_try: nextTry,
+    reason: null,
+    ended_at: null,
+  });
+}
+
+async function insert(tx: Tx, row: Insertable<Tables["networking_action"]>): Promise<void> {
+  await tx.insertInto("networking_action").values(row).execute();
+  // Delivered at the commit, to the workers of every process.
+  if (isPostgres(tx)) await sql`select pg_notify(${journalChannel}, '')`.execute(tx);
+}
+
+export async function isPending(db: Db, nicId: number): Promise<boolean> {
+  const row = await db.selectFrom("networking_action").select("id").where("nic_id", "=", nicId).where("status", "=", "PENDING").executeTakeFirst();
+  return row !== undefined;
+}
+
+export async function findAction(db: Db, uuid: string): Promise<Action | undefined> {
+  return db.selectFrom("networking_action").selectAll().where("uuid", "=", uuid).executeTakeFirst();
+}
+
+/** A switch with something to do, and who holds it. */
+export interface BusySwitch {
+  id: number;
+  label: string;
+  type: string;
+  settings: string;
+  lease_owner: string | null;
+  lease_until: number;
+}
+
+/** Switches that have an action due at `now`. */
+export async function busySwitches(db: Db, now: number): Promise<BusySwitch[]> {
+  return db
+    .selectFrom("switch")
+    .select(["id", "label", "type", "settings", "lease_owner", "lease_until"])
+    .where("id", "in", (due) =>
+      due.selectFrom("networking_action").select("switch_id").where("status", "=", "PENDING").where("next_try", "<=", now).where("switch_id", "is not", null),
+    )
+    .execute();
+}
+
+/** When the earliest action falls due, or null when none is pending. */
+export async function nextDue(db: Db): Promise<number | null> {
+  const row = await db
+    .selectFrom("networking_action")
+    .select((e) => e.fn.min("next_try").as("at"))
+    .where("status", "=", "PENDING")
+    .executeTakeFirst();
+  return row?.at ?? null;
+}
+
+export interface Lease {
+  switchId: number;
+  token: number;
+  until: number;
+}
+
+/**
+ * Take the switch for `ms` milliseconds, if nobody has it, or if its holder's time is over, or if it
+ * still belongs to `deadOwner`, a holder that is known to have died. Null when somebody has it.
+ */
+export async function lease(
+  db: Db,
+  switchId: number,
+  owner: string,
+  deadOwner: string | null,
+  ms: number,
+): Promise<Lease | null> {
+  const now = Date.now();
+  const until = now + ms;
+  const row = await write(db, (tx) =>
+    tx
+      .updateTable("switch")
+      .set((e) => ({ lease_owner: owner, lease_until: until, lease_token: e("lease_token", "+", 1) }))
+      .where("id", "=", switchId)
+      .where((e) => e.or([e("lease_owner", "is", null), e("lease_until", "<", now), ...(deadOwner === null ? [] : [e("lease_owner", "=", deadOwner)])]))
+      .returning("lease_token")
+      .executeTakeFirst(),
+  );
+  return row ? { switchId, token: row.lease_token, until } : null;
+}
+
+/** Hold the switch for `ms` more. False when the lease was lost: stop touching the switch. */
+export async function renew(db: Db, held: Lease, ms: number): Promise<boolean> {
+  const until = Date.now() + ms;
+  const { numUpdatedRows } = await write(db, (tx) =>
+    tx
+      .updateTable("switch")
+      .set({ lease_until: until })
+      .where("id", "=", held.switchId)
+      .where("lease_token", "=", held.token)
+      .executeTakeFirstOrThrow(),
+  );
+  if (numUpdatedRows === 0n) return false;
+  held.until = until;
+  return true;
+}
+
+/** Let others have the switch. */
+export async function release(db: Db, held: Lease): Promise<void> {
+  await write(db, (tx) =>
+    tx
+      .updateTable("switch")
+      .set({ lease_owner: null, lease_until: 0 })
+      .where("id", "=", held.switchId)
+      .where("lease_token", "=", held.token)
+      .execute(),
+  );
+}
+
+/** An action that is due, with its port and the state that the port has to be in when it is done. */
+export interface DueAction {
+  id: number;
+  uuid: string;
+  type: Action["type"];
+  attempts: number;
+  portId: number;
+  port: string;
+  /** For the log. */
+  node: string | null;
+  nic: string | null;
+  desired: PortState;
+}
+
+/** The actions of a switch that can be done now, oldest first: at most `limit`, one a port, each port's in order. */
+export async function dueActions(db: Db, switchId: number, now: number, limit: number): Promise<DueAction[]> {
+  const rows = await db
+    .selectFrom("networking_action as action")
+    .innerJoin("port", "port.id", "action.port_id")
+    .leftJoin("network", "network.id", "action.network_id")
+    .select([
+      "action.id",
+      "action.uuid",
+      "action.type",
+      "action.attempts",
+      "action.node",
+      "action.nic",
+      "action.new_network",
+      "action.network_id",
+      "action.channel",
+      "network.vlan",
+      "port.id as portId",
+      "port.label as port",
+    ])
+    .where("action.switch_id", "=", switchId)
+    .where("action.status", "=", "PENDING")
+    .where("action.next_try", "<=", now)
+    .where((e) =>
+      e.not(
+        e.exists(
+          e
+            .selectFrom("networking_action as earlier")
+            .select("earlier.id")
+            .whereRef("earlier.port_id", "=", "action.port_id")
+            .where("earlier.status", "=", "PENDING")
+            .whereRef("earlier.id", "<", "action.id"),
+        ),
+      ),
+    )
+    .orderBy("action.id")
+    .limit(limit)
+    .execute();
+  if (rows.length === 0) return [];
+  const attachments = await db
+    .selectFrom("attachment")
+    .innerJoin("nic", "nic.id", "attachment.nic_id")
+    .innerJoin("network", "network.id", "attachment.network_id")
+    .select(["nic.port_id", "attachment.network_id", "attachment.channel", "network.vlan"])
+    .where(
+      "nic.port_id",
+      "in",
+      rows.map(({ portId }) => portId),
+    )
+    .execute();
+  const byPort = Map.groupBy(attachments, ({ port_id }) => port_id);
+  return rows.map((action) => {
+    let carried: { network_id: number; channel: string; vlan: number | null }[] = byPort.get(action.portId) ?? [];
+    if (action.type === "revert_port") carried = [];
+    else if (action.type === "modify_port" && action.network_id !== null && action.channel !== null) {
+      carried = carried.filter(({ network_id }) => network_id !== action.network_id);
+      if (action.new_network !== null) carried = [...carried, { network_id: action.network_id, channel: action.channel, vlan: action.vlan }];
+    }
+    return {
+      id: action.id,
+      uuid: action.uuid,
+      type: action.type,
+      attempts: action.attempts,
+      portId: action.portId,
+      port: action.port,
+      node: action.node,
+      nic: action.nic,
+      desired: stateOf(carried),
+    };
+  });
+}
+
+/** What a port with these attachments carries. A network without a VLAN carries nothing. */
+function stateOf(carried: readonly { channel: string; vlan: number | null }[]): PortState {
+  const native = carried.find(({ channel }) => channel === "vlan/native")?.vlan ?? null;
+  const tagged = carried.flatMap(({ channel, vlan }) => (channel === "vlan/native" || vlan === null ? [] : [vlan]));
+  return { native, tagged: tagged.sort((a, b) => a - b) };
+}
+
+/** How one action of a batch went. */
+export type Outcome =
+  | { kind: "done" }
+  /** Try again at `nextTry`; `suspect` when the port may hold something else than before. */
+  | { kind: "retry"; reason: string; nextTry: number; suspect: boolean }
+  /** Give up; `syncAt` is when to bring the port back to what its attachments say. */
+  | { kind: "failed"; reason: string; syncAt: number; suspect: boolean };
+
+/** Record the outcomes of a batch, all of them or, when the lease was lost, none. False when it was lost. */
+export async function settle(db: Db, held: Lease, outcomes: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
+  return write(db, async (tx) => {
+    const holder = await tx.selectFrom("switch").select("id").where("id", "=", held.switchId).where("lease_token", "=", held.token).executeTakeFirst();
+    if (!holder) return false;
+    for (const { action, outcome } of outcomes) await settleOne(tx, held.switchId, action, outcome);
+    return true;
+  });
+}
+
+async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueAction, outcome: Outcome): Promise<void> {
+  const action = await tx.selectFrom("networking_action").selectAll().where("id", "=", id).where("status", "=", "PENDING").executeTakeFirst();
+  // A sync goes away when a newer action takes over its port, or with its port.
+  if (!action) return;
+  const suspect = (reason: string | null) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
+  const update = (values: Partial<Pick<Action, "status" | "reason" | "attempts" | "next_try" | "ended_at">>) =>
+    tx.updateTable("networking_action").set(values).where("id", "=", id).execute();
+  switch (outcome.kind) {
+    case "done":
+      await suspect(null);
+      if (type === "sync_port") {
+        await tx.deleteFrom("networking_action").where("id", "=", id).execute();
+        return;
+      }
+      await recordAttachment(tx, action);
+      await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
+      return;
+    case "retry":
+      if (outcome.suspect) await suspect(outcome.reason);
+      await update({ reason: outcome.reason, attempts: action.attempts + 1, next_try: outcome.nextTry });
+      return;
+    case "failed":
+      if (outcome.suspect) await suspect(outcome.reason);
+      if (type === "sync_port") {
+        await tx.deleteFrom("networking_action").where("id", "=", id).execute();
+        return;
+      }
+      await update({ status: "ERROR", reason: outcome.reason, attempts: action.attempts + 1, ended_at: Date.now() });
+      if (outcome.suspect) await enqueueSync(tx, { portId, switchId, nextTry: outcome.syncAt });
+      return;
+  }
+}
+
+async function recordAttachment(tx: Tx, action: Action): Promise<void> {
+  if (action.nic_id === null) return;
+  const ofNic = tx.deleteFrom("attachment").where("nic_id", "=", action.nic_id);
+  if (action.type === "revert_port") await ofNic.execute();
+  else if (action.network_id !== null && action.channel !== null) {
+    if (action.new_network === null) await ofNic.where("network_id", "=", action.network_id).execute();
+    else {
+      await tx
+        .insertInto("attachment")
+        .values({ nic_id: action.nic_id, network_id: action.network_id, channel: action.channel })
+        .execute();
+    }
+  }
+}
+
+/** The switch can't be reached before `nextTry`: say so on every action that waits for it. */
+export async function postpone(db: Db, switchId: number, reason: string, nextTry: number): Promise<void> {
+  await write(db, (tx) =>
+    tx
+      .updateTable("networking_action")
+      .set({ reason, next_try: nextTry })
+      .where("switch_id", "=", switchId)
+      .where("status", "=", "PENDING")
+      .where("next_try", "<", nextTry)
+      .execute(),
+  );
+}

@@ -1,0 +1,139 @@
+import { FormatRegistry } from "@sinclair/typebox";
+import { Elysia, t } from "elysia";
+import type { Context } from "../context.ts";
+import { HaasError, noSuchPath, validation } from "../errors.ts";
+
+// What every resource's controller shares: who is calling, how a body is read, and the shapes that
+// recur in schemas.
+
+const bodyLimitBytes = 1024 * 1024;
+const labelLimitBytes = 255;
+
+/** Facts about a request that the HTTP layer knows and a route may need; see app.ts. */
+export interface RequestFacts {
+  readonly id: string;
+  /** The client's address, for slowing down guesses. */
+  readonly address: string;
+  readonly receivedAt: number;
+  /** Filled in by authentication, for the log. */
+  user: string | null;
+}
+
+export const factsOf = new WeakMap<Request, RequestFacts>();
+
+// Not printable: control, format and surrogate code points, line and paragraph separators. U+FFFD
+// stands for bytes that were no UTF-8.
+const unprintable = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\ufffd]/u;
+const isText = (value: string) =>
+  value.length > 0 && value.trim() === value && !unprintable.test(value) && Buffer.byteLength(value) <= labelLimitBytes;
+
+FormatRegistry.Set("label", (value) => isText(value) && !value.includes("/"));
+FormatRegistry.Set("port", isText);
+FormatRegistry.Set("printable", (value) => !unprintable.test(value) && Buffer.byteLength(value) <= labelLimitBytes);
+
+export const label = (what: string, example: string) =>
+  t.String({
+    format: "label",
+    description: `${what}: printable, without slashes, at most ${labelLimitBytes} bytes, no blank at either end`,
+    examples: [example],
+  });
+/** Port names hold slashes; each switch driver has rules of its own. */
+export const portLabel = () => t.String({ format: "port", description: "Name of the port, slashes raw or as %2F", examples: ["gi1/0/1"] });
+/** A name in a body that refers to something: any string, which then exists or does not. */
+export const reference = (what: string, example: string) => t.String({ description: what, examples: [example] });
+
+export const object = <P extends Parameters<typeof t.Object>[0]>(properties: P) => t.Object(properties, { additionalProperties: false });
+export const nothing = object({});
+export const names = (what: string) => t.Array(t.String(), { description: what, examples: [["one", "two"]] });
+
+const errorBody = (description: string, type: string, msg: string) =>
+  t.Object({ type: t.String(), msg: t.String() }, { description, examples: [{ type, msg }] });
+
+const errors = {
+  400: errorBody("The request is malformed, or a value is not legal", "ValidationError", "Body: 'node' is required."),
+  401: errorBody("Not authenticated, or not permitted", "AuthorizationError", "Only an administrator may do this."),
+  404: errorBody("Something that was named does not exist", "NotFoundError", "Node 'n1' does not exist."),
+  409: errorBody("It exists already, is in another state, or something must change first", "BlockedError", "Node 'n1' is not free."),
+  500: errorBody("A BMC or a switch failed, or haas did; the answer says which", "OBMError", "The BMC at 10.0.0.1 did not answer."),
+};
+
+/** The responses of a call: what success looks like, and how it can fail beside 400 and 401. */
+export function responses<S extends Record<number, unknown>>(success: S, ...failures: (404 | 409 | 500)[]) {
+  const failing = Object.fromEntries([400, 401, ...failures].map((status) => [status, errors[status as keyof typeof errors]]));
+  return { ...failing, ...success } as unknown as S;
+}
+
+export const empty = { 200: t.Void({ description: "Done" }) };
+export const queued = {
+  202: object({ status_id: t.String({ description: "Id for GET /networking_action/{status_id}", examples: ["0b1d1a2c-8c0e-4b7e-9a3e-0f6d5c1f0a11"] }) }),
+};
+
+/** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
+export function controller(ctx: Context) {
+  return new Elysia({ normalize: false, strictPath: true })
+    .onParse(({ request }) => readText(request))
+    .derive(async ({ request }) => {
+      const facts = factsOf.get(request);
+      const caller = await ctx.authenticator.authenticate(request.headers.get("authorization"), facts?.address ?? "");
+      if (facts) facts.user = caller.user;
+      return { caller };
+    })
+    .onTransform((context) => {
+      const { method, headers, url } = context.request;
+      if (url.includes("%")) decodePath(context.params);
+      if (method === "GET" || method === "HEAD") {
+        if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
+          throw validation(`A ${method} request takes no body.`);
+        }
+      } else context.body = parseJsonObject(typeof context.body === "string" ? context.body : "");
+    });
+}
+
+/** What is left to do about percent-encoding in a path, after the router decoded each segment. */
+function decodePath(params: Record<string, unknown>): void {
+  for (const [name, value] of Object.entries(params)) {
+    if (typeof value !== "string") continue;
+    // An encoded slash is a slash: it belongs to no name but a port's.
+    if (name !== "port" && value.includes("/")) throw noSuchPath();
+    // A segment of dots comes marked from front.ts, lest Bun fold the path.
+    if (/^\.{1,2}\uffff$/.test(value)) params[name] = value.slice(0, -1);
+  }
+}
+
+/** The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and counts as empty. */
+async function readText(request: Request): Promise<string> {
+  if (request.headers.get("content-type")?.startsWith("multipart/form-data")) return "";
+  const tooLarge = () => new HaasError("PayloadTooLargeError", `The body is larger than ${bodyLimitBytes} bytes.`);
+  if (Number(request.headers.get("content-length") ?? 0) > bodyLimitBytes) throw tooLarge();
+  const bytes = await request.arrayBuffer();
+  if (bytes.byteLength > bodyLimitBytes) throw tooLarge();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw validation("The body is not UTF-8.");
+  }
+}
+
+function parseJsonObject(text: string): Record<string, unknown> {
+  if (text.trim() === "") return {};
+  let value: unknown;
+  try {
+    value = JSON.parse(text, keepLargeNumbers);
+  } catch {
+    throw validation("The body is not JSON.");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw validation("The body is not a JSON object.");
+  return value as Record<string, unknown>;
+}
+
+// JSON.parse with source text access, which TypeScript's library does not know yet.
+declare global {
+  interface JSON {
+    rawJSON(text: string): { rawJSON: string };
+  }
+}
+
+/** A number that a double can't hold exactly keeps its text, so that metadata comes back as it was sent. */
+function keepLargeNumbers(this: unknown, _key: string, value: unknown, context?: { source: string }): unknown {
+  return typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value;
+}

@@ -1,0 +1,161 @@
+import pg from "pg";
+import { createApp } from "./app.ts";
+import { nullAuthenticator } from "./auth/caller.ts";
+import { databaseAuthenticator } from "./auth/database.ts";
+import { type Config, ConfigError } from "./config.ts";
+import type { Context } from "./context.ts";
+import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
+import type { Db } from "./db/transaction.ts";
+import { messageOf } from "./errors.ts";
+import { listen } from "./front.ts";
+import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
+import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
+import { SwitchRegistry } from "./hardware/switches/index.ts";
+import { createUser } from "./inventory/users.ts";
+import { createLog, type Log } from "./log.ts";
+import { nullAllocator, vlanPool } from "./networking/allocator.ts";
+import { journalChannel } from "./networking/journal.ts";
+import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
+
+// The composition root: the only file that builds databases, drivers and workers from a configuration.
+
+const requestGraceMs = 20_000;
+const reconnectMs = 2_000;
+
+/** Build what routes and worker need. `wake` is called after every accepted networking action. */
+export async function createContext(config: Config, log: Log, wake: () => void): Promise<Context> {
+  const db = await openDatabase(config.databaseUri);
+  const allocator = config.allocator === "null" ? nullAllocator : vlanPool(config.vlanPool);
+  const misfit = await allocator.check(db);
+  if (misfit !== null) {
+    await db.destroy();
+    throw new ConfigError(`${config.file ?? "The default configuration"}: [haas.ext.network_allocators.vlan_pool] vlans: ${misfit}`);
+  }
+  const obm = config.obm.map((name) => obmDrivers[name]({ ipmi: config.ipmi }));
+  return {
+    config,
+    db,
+    log,
+    obm: new ObmRegistry(config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm),
+    switches: new SwitchRegistry(config.switches, config.unsavedSwitches),
+    headnodes: mockHeadnodes,
+    allocator,
+    authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
+    wake,
+  };
+}
+
+/** Serve the API, and apply networking unless `networks` is false, until SIGTERM or SIGINT. */
+export async function serve(config: Config, options: { port: number; host: string; networks: boolean }): Promise<void> {
+  requireNamedNullBackend(config, options.host);
+  const log = createLog(config.logLevel, config.logDir);
+  for (const warning of config.warnings) log.warning(warning);
+  let worker: Worker | null = null;
+  const ctx = await createContext(config, log, () => worker?.wake());
+  const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
+  worker = options.networks ? startWorker(ctx) : null;
+  const listener = worker ? listenForWakes(config, log, worker) : null;
+  if (config.file === null) {
+    log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
+      database: config.databaseUri,
+      vlans: "100-199",
+    });
+  }
+  const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
+  log.info("serving", { url, documentation: `${url}/swagger`, database: redactUri(config.databaseUri), networks: options.networks, pid: process.pid });
+  await untilSignal();
+  log.info("stopping: finishing what is in hand");
+  await Promise.all([front.stop(requestGraceMs), worker?.stop(), listener?.stop()]);
+  await ctx.db.destroy();
+  log.info("stopped");
+}
+
+/** Only the networking worker. `once` applies what is pending now, and returns. */
+export async function serveNetworks(config: Config, { once }: { once: boolean }): Promise<void> {
+  const log = createLog(config.logLevel, config.logDir);
+  const ctx = await createContext(config, log, () => {});
+  try {
+    if (once) return await applyPending(ctx);
+    const worker = startWorker(ctx);
+    const listener = listenForWakes(config, log, worker);
+    log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
+    await untilSignal();
+    log.info("stopping: finishing what is in hand");
+    await Promise.all([worker.stop(), listener?.stop()]);
+  } finally {
+    await ctx.db.destroy();
+  }
+}
+
+/** The first administrator of the database backend. */
+export async function createAdminUser(config: Config, username: string, password: string): Promise<void> {
+  const db = await openDatabase(config.databaseUri);
+  try {
+    await createUser(db, username, password, true);
+  } finally {
+    await db.destroy();
+  }
+}
+
+/** Everybody who can reach a server with the null backend is an administrator of it. */
+function requireNamedNullBackend(config: Config, host: string): void {
+  const loopback = host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
+  if (config.auth.backend === "null" && !config.auth.named && !loopback) {
+    throw new ConfigError(
+      `Without authentication haas serves this machine only, not ${host}. Name a backend in [extensions] of haas.cfg: haas.ext.auth.database, or haas.ext.auth.null if that is what you want.`,
+    );
+  }
+}
+
+async function orDestroy<T>(db: Db, build: () => Promise<T>): Promise<T> {
+  try {
+    return await build();
+  } catch (error) {
+    await db.destroy();
+    throw error;
+  }
+}
+
+function untilSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
+  });
+}
+
+/**
+ * Wake the worker when another process accepted an action. Only PostgreSQL can tell; with SQLite the
+ * worker sees it within `sleep_time`. While the connection is down, that holds here as well.
+ */
+function listenForWakes(config: Config, log: Log, worker: Worker): { stop(): Promise<void> } | null {
+  if (!isPostgresUri(config.databaseUri)) return null;
+  let stopped = false;
+  let client: pg.Client | null = null;
+  const connect = async (): Promise<void> => {
+    while (!stopped) {
+      const fresh = new pg.Client({ connectionString: config.databaseUri, application_name: "haas wake" });
+      client = fresh;
+      try {
+        const lost = new Promise<void>((resolve) => {
+          fresh.on("error", () => resolve());
+          fresh.on("end", () => resolve());
+        });
+        await fresh.connect();
+        fresh.on("notification", () => worker.wake());
+        await fresh.query(`listen ${journalChannel}`);
+        worker.wake();
+        await lost;
+      } catch (error) {
+        log.warning("not listening for networking actions of other processes", { error: messageOf(error) });
+      }
+      await fresh.end().catch(() => {});
+      if (!stopped) await Bun.sleep(reconnectMs);
+    }
+  };
+  void connect();
+  return {
+    async stop() {
+      stopped = true;
+      await client?.end().catch(() => {});
+    },
+  };
+}

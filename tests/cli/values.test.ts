@@ -1,0 +1,76 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { recordingServer } from "./haas.ts";
+
+const server = recordingServer();
+afterAll(() => server.stop());
+
+const only = async (argv: string[]) => {
+  const { status, err, requests } = await server.run(argv);
+  expect({ status, err }).toEqual({ status: 0, err: "" });
+  expect(requests).toHaveLength(1);
+  return requests[0]!;
+};
+
+describe("a value is never reinterpreted", () => {
+  const odd = ["0123", "1e5", "0x10", "true", "null", "NaN", "", " ", "-", "-x", "-secret", "--foo", "--foo=bar", "--no-foo", "=", "a=b", "--wait", "--wait=1", "--networks", "_", "é✓", "a b", "$(id)", "\\n", "%2F", "__proto__"];
+  for (const value of odd) {
+    test(JSON.stringify(value), async () => {
+      expect((await only(["metadata_set", "n1", "k", value])).body).toEqual({ value });
+      expect((await only(["node_register_nic", "n1", "nic1", value])).body).toEqual({ macaddr: value });
+      const { body } = await only(["node_register", "n1", "ipmi", "h", "u", value]);
+      expect(body).toMatchObject({ obm: { password: value } });
+    });
+  }
+
+  for (const name of ["0123", "1e5", "-x", "--foo", "a b", "50%", "é", "a/b", "a?b#c", "constructor"]) {
+    test(`a node called ${name}`, async () => {
+      expect((await only(["node_delete", name])).path).toBe(`/node/${encodeURIComponent(name)}`);
+    });
+  }
+
+  // What a command has as an option is an option, but not where a password is due.
+  for (const password of ["--json", "-h", "--help", "--config", "--config=x", "--version", "--host"]) {
+    test(`the password ${password}`, async () => {
+      expect((await only(["user_create", "bob", password, "admin"])).body).toEqual({ password, is_admin: true });
+      expect((await only(["user_create", "--json", "bob", password, "admin"])).body).toEqual({ password, is_admin: true });
+      expect((await only(["switch_register", "s1", "nexus", "h", "u", password, "17"])).body).toMatchObject({ password, dummy_vlan: "17" });
+      expect((await only(["user_create", "--", "bob", password, "admin"])).body).toEqual({ password, is_admin: true });
+    });
+  }
+
+  test("after -- every word is a value", async () => {
+    expect((await only(["project_create", "--", "--json"])).path).toBe("/project/--json");
+    expect((await only(["project_create", "--", "--"])).path).toBe("/project/--");
+    expect((await only(["node_connect_network", "n1", "nic1", "--", "--wait"])).body).toEqual({ network: "--wait" });
+  });
+
+  test("a name that no address can hold is refused here", async () => {
+    const { status, err, requests } = await server.run(["node_delete", ".."]);
+    expect({ status, err, requests }).toEqual({ status: 1, err: "Error: '..' can't be the name of anything.\n", requests: [] });
+  });
+});
+
+describe("options are recognised anywhere", () => {
+  for (const argv of [["--json", "list_nodes", "all"], ["list_nodes", "--json", "all"], ["list_nodes", "all", "--json"]]) {
+    test(argv.join(" "), async () => {
+      const { out } = await server.run(argv, [Response.json(["b", "a"])]);
+      expect(out).toBe('["b","a"]\n');
+    });
+  }
+});
+
+describe("a password from standard input", () => {
+  for (const [stdin, password] of [["s3cret\nmore\n", "s3cret"], ["s3cret", "s3cret"], ["-x y\r\n", "-x y"]] as const) {
+    test(JSON.stringify(stdin), async () => {
+      const { requests } = await server.run(["user_create", "bob", "-", "regular"], [], { stdin });
+      expect(requests[0]!.body).toEqual({ password, is_admin: false });
+    });
+  }
+
+  test("none is wrong usage", async () => {
+    const { status, err, requests } = await server.run(["user_create", "bob", "-", "regular"], [], { stdin: "" });
+    expect(requests).toEqual([]);
+    expect(status).toBe(2);
+    expect(err).toContain("no password on standard input");
+  });
+});
