@@ -126,7 +126,10 @@ class NetworkWorker implements Worker {
       if (!held) continue;
       started++;
       const work = this.#serve(busy, held)
-        .catch((error) => this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) }))
+        .catch((error) => {
+          this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) });
+          this.#leaveAlone(busy.id, messageOf(error));
+        })
         .finally(() => {
           this.#inHand.delete(busy.id);
           // What came for this switch in the meantime.
@@ -146,7 +149,6 @@ class NetworkWorker implements Worker {
         const actions = await dueActions(db, busy.id, Date.now(), batchLimit);
         if (actions.length === 0) return;
         if (held.until - Date.now() < leaseReserveMs && !(await renew(db, held, leaseMs))) return;
-        const driver = this.ctx.switches.byType(busy.type);
         if (this.ctx.config.dryRun) {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
@@ -154,7 +156,9 @@ class NetworkWorker implements Worker {
           await this.#settle(busy, held, actions.map((action) => ({ action, outcome: { kind: "done" } })));
           continue;
         }
+        let driver: SwitchDriver;
         try {
+          driver = this.ctx.switches.byType(busy.type);
           session ??= await bounded(driver.open({ label: busy.label, settings: JSON.parse(busy.settings) }), `Connecting to switch ${quote(busy.label)}`);
           this.#unreachable.delete(busy.id);
         } catch (error) {
@@ -239,17 +243,22 @@ class NetworkWorker implements Worker {
   }
 
   async #cannotOpen(busy: BusySwitch, held: Lease, actions: readonly DueAction[], error: unknown): Promise<void> {
-    const failures = (this.#unreachable.get(busy.id)?.failures ?? 0) + 1;
-    const reason = messageOf(error);
     await this.#settle(
       busy,
       held,
       actions.map((action) => ({ action, outcome: this.#failure(action, error, false) })),
     );
     if (error instanceof SwitchError && error.permanent) return;
+    const reason = messageOf(error);
+    await postpone(this.ctx.db, busy.id, reason, this.#leaveAlone(busy.id, reason));
+  }
+
+  /** Don't try the switch again before the time that this returns, in milliseconds since 1970. */
+  #leaveAlone(switchId: number, reason: string): number {
+    const failures = (this.#unreachable.get(switchId)?.failures ?? 0) + 1;
     const until = Date.now() + retryDelayMs(failures);
-    this.#unreachable.set(busy.id, { failures, until, reason });
-    await postpone(this.ctx.db, busy.id, reason, until);
+    this.#unreachable.set(switchId, { failures, until, reason });
+    return until;
   }
 
   async #settle(busy: BusySwitch, held: Lease, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<void> {
@@ -268,7 +277,7 @@ class NetworkWorker implements Worker {
 
 /** Doubles with every try, up to a minute, give or take a third, so that switches are not all retried at once. */
 function retryDelayMs(attempts: number): number {
-  return Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.67 + Math.random() * 0.66);
+  return Math.round(Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.67 + Math.random() * 0.66));
 }
 
 /** The result of a call to a switch, or a SwitchError after the time limit. The call itself may still be under way then. */

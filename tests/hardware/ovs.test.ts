@@ -74,7 +74,7 @@ describe("frames", () => {
       // The same frames do arrive where they may: silence alone proves nothing.
       expect(others.flatMap((port) => seen[port]!).length).toBeGreaterThan(0);
     }
-  });
+  }, 60_000);
 
   test("all 4096 tags from and to a port that holds nothing", async () => {
     const all = Array.from({ length: 4096 }, (_, vlan) => ({ label: `v${vlan}`, vlans: [vlan] }));
@@ -84,7 +84,7 @@ describe("frames", () => {
     const inward = await lab.send(uplink, all, ["p1", "p2", "p3"]);
     expect([inward["p1"], inward["p2"]]).toEqual([[], []]);
     expect(inward["p3"]!.length).toBeGreaterThan(4000);
-  });
+  }, 60_000);
 
   test("native only: frames without a tag pass, and every frame with one is dropped, its own VLAN's too", async () => {
     await apply({ p1: state(100), p2: state(100), p3: state(200), p4: state(null, 100) });
@@ -102,7 +102,8 @@ describe("frames", () => {
     expect(seen["p3"]).toEqual(["v200:untagged"]);
     expect(seen["p4"]!.toSorted()).toEqual(["plain:100", "v0:100", "v100:100", "v200:200"]);
     const back = await lab.send("p4", probes.filter(({ vlans }) => vlans.length < 2), ["p1", "p2", "p3"]);
-    expect(back).toEqual({ p1: ["v100:untagged", "v200:200"], p2: ["v100:untagged"], p3: ["v200:untagged"] });
+    expect(back["p1"]!.toSorted()).toEqual(["v100:untagged", "v200:200"]);
+    expect([back["p2"], back["p3"]]).toEqual([["v100:untagged"], ["v200:untagged"]]);
   });
 
   test("tagged only: a frame without a tag is dropped in both directions", async () => {
@@ -136,7 +137,7 @@ describe("what is read", () => {
         expect(await read("p1")).toEqual(after);
       }
     }
-  });
+  }, 60_000);
 
   const foreign: Record<string, string[]> = {
     "nothing set": [],
@@ -204,8 +205,8 @@ describe("failures", () => {
     await lab.vsctl("add-br", "other", "--", "set", "bridge", "other", "datapath_type=netdev");
     try {
       for (const port of ["p9", "other"]) {
-        for (const work of [session.readPorts([port]), session.applyPort(port, emptyPort)]) {
-          const error = await failure(work);
+        for (const work of [() => session.readPorts([port]), () => session.applyPort(port, emptyPort)]) {
+          const error = await failure(work());
           expect(error).toMatchObject({ type: "SwitchError" });
           expect(error.message).toContain("Switch 'rack-1'");
           expect(error.message).toContain(`bridge 'sw0' has no port '${port}'`);

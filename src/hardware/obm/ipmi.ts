@@ -32,6 +32,12 @@ const bootDevices: Record<string, RegExp> = {
   none: /^No override$/,
 };
 
+function checkBootDevice(device: string): void {
+  if (!Object.hasOwn(bootDevices, device)) {
+    throw badArgument(`${quote(device)} is not a boot device. There are: ${Object.keys(bootDevices).join(", ")}.`);
+  }
+}
+
 interface Bmc {
   readonly host: string;
   readonly port: number;
@@ -94,13 +100,18 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
         const action = (await readPower(run, bmc)) === "off" ? "on" : force ? "reset" : "cycle";
         await run("chassis", "power", action);
       }),
+    checkBootDevice,
+    checkBootDevice,
     async setBootDevice(target, device) {
-      if (!Object.hasOwn(bootDevices, device)) {
-        throw badArgument(`${quote(device)} is not a boot device. There are: ${Object.keys(bootDevices).join(", ")}.`);
-      }
+      checkBootDevice(device);
       await withBmc(target, (run, bmc) => setBoot(run, bmc, device, "options=persistent"));
     },
   };
+}
+
+function checkBootDevice(device: string): void {
+  if (Object.hasOwn(bootDevices, device)) return;
+  throw badArgument(`${quote(device)} is not a boot device. There are: ${Object.keys(bootDevices).join(", ")}.`);
 }
 
 /** One command, with the retries that it may have. Rejects with an `OBMError` unless it ended with 0. */

@@ -39,6 +39,9 @@ const maxOutputBytes = 32 * 1024 * 1024;
 const settleTimeoutMs = 5_000;
 const settlePauseMs = 50;
 
+/** ovs-vswitchd has taken a change before it has gone through the flows that it made before: measured, up to 5 ms later with 8,000 flows. */
+const flowTimeoutMs = 100;
+
 const namePattern = "^(?!\\.{1,2}$)[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$";
 const portName = new RegExp(namePattern);
 
@@ -81,7 +84,9 @@ export const ovs: SwitchDriver<Settings> = {
         const toVlan = mirrors.find((m) => m.outputVlan !== null && vlans.includes(m.outputVlan));
         if (toVlan) throw bridge.error(`port ${quote(port)}: mirror ${quote(toVlan.name)} sends into VLAN ${toVlan.outputVlan}: remove that mirror first`);
         const others = isEmpty(desired) ? ports.filter((other) => other !== row).flatMap(seal) : [];
+        const before = stateOf(row, ports, mirrors);
         await bridge.run([...setPort(port, desired), ...others], `port ${quote(port)}: `);
+        if (!samePort(before, desired) || others.length > 0) await Bun.sleep(flowTimeoutMs);
       },
       async readPorts(wanted) {
         const { ports, mirrors } = await bridge.read();
