@@ -1,7 +1,7 @@
 import type { Migration } from "kysely";
-import * as init from "./0001-init.ts";
+import { up as init } from "./0001-init.ts";
 
 /** Every migration in order. An explicit map, so that the compiled binary holds them. */
 export const migrations: Record<string, Migration> = {
-  "0001-init": init,
+  "0001-init": { up: init },
 };

@@ -42,7 +42,8 @@ export const portLabel = () => t.String({ format: "port", description: "Name of 
 /** A name in a body that refers to something: any string, which then exists or does not. */
 export const reference = (what: string, example: string) => t.String({ description: what, examples: [example] });
 
-export const object = <P extends Parameters<typeof t.Object>[0]>(properties: P) => t.Object(properties, { additionalProperties: false });
+export const object = <P extends Parameters<typeof t.Object>[0]>(properties: P, example?: unknown) =>
+  t.Object(properties, { additionalProperties: false, ...(example !== undefined && { examples: [example] }) });
 export const nothing = object({});
 export const names = (what: string) => t.Array(t.String(), { description: what, examples: [["one", "two"]] });
 
@@ -65,7 +66,9 @@ export function responses<S extends Record<number, unknown>>(success: S, ...fail
 
 export const empty = { 200: t.Void({ description: "Done" }) };
 export const queued = {
-  202: object({ status_id: t.String({ description: "Id for GET /networking_action/{status_id}", examples: ["0b1d1a2c-8c0e-4b7e-9a3e-0f6d5c1f0a11"] }) }),
+  202: object({
+    status_id: t.String({ description: "Id for GET /networking_action/{status_id}", examples: ["0b1d1a2c-8c0e-4b7e-9a3e-0f6d5c1f0a11"] }),
+  }),
 };
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */

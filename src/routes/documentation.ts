@@ -21,9 +21,56 @@ document.body.append(bundle);
 const file = (path: string, type: string) => new Response(Bun.file(path), { headers: { "content-type": type } });
 const hide = { detail: { hide: true } };
 
+type Json = { [key: string]: any };
+
+/**
+ * The plugin's document in the shape of OpenAPI 3.0: it repeats every body under content types that
+ * haas does not use, leaves examples where the format has no place for them, and gives empty answers a body.
+ */
+function tidy(document: Json): Json {
+  for (const path of Object.values<Json>(document.paths)) {
+    for (const operation of Object.values<Json>(path)) {
+      if (operation.requestBody) operation.requestBody.content = onlyJson(operation.requestBody.content);
+      for (const [status, response] of Object.entries<Json>(operation.responses)) {
+        const { description, examples, content } = response;
+        const media = onlyJson(content);
+        const empty =
+          !media || media["application/json"].schema.type === "void" || Object.keys(media["application/json"].schema).length === 0;
+        if (media && examples) media["application/json"].schema.example = examples[0];
+        operation.responses[status] = { description: description ?? "Success", ...(!empty && { content: media }) };
+      }
+    }
+  }
+  // The one answer that is no JSON.
+  const log = document.paths["/node/{node}/console"].get.responses[200];
+  log.content = { "text/plain": log.content["application/json"] };
+  return { ...document, paths: toOpenApi(document.paths) };
+}
+
+const onlyJson = (content: Json | undefined): Json | undefined => content && { "application/json": content["application/json"] };
+
+/** JSON Schema's `examples`, null types and `patternProperties` in the words of OpenAPI 3.0, all the way down. */
+function toOpenApi(schema: unknown): any {
+  if (Array.isArray(schema)) return schema.map(toOpenApi);
+  if (typeof schema !== "object" || schema === null) return schema;
+  const result: Json = {};
+  for (const [key, value] of Object.entries(schema)) {
+    if (key === "example") result.example = value;
+    else if (key === "examples" && Array.isArray(value)) result.example = value[0];
+    else if (key === "const") result.enum = [value];
+    else if (key === "patternProperties" && value) result.additionalProperties = toOpenApi(Object.values(value as Json)[0]);
+    else if (key === "anyOf" && Array.isArray(value) && value.some((one) => one.type === "null")) {
+      const [only, ...more] = value.filter((one) => one.type !== "null").map(toOpenApi);
+      Object.assign(result, more.length > 0 ? { anyOf: [only, ...more] } : only, { nullable: true });
+    } else if (!(key === "secret")) result[key] = toOpenApi(value);
+  }
+  return result;
+}
+
 /** The OpenAPI document at /swagger/json and its page at /swagger; readable without internet access, and by anyone. */
 export const documentationRoutes = (version: string) =>
   new Elysia()
+    .onAfterHandle(({ path, response }) => (path === "/swagger/json" ? tidy(structuredClone(response as Json)) : undefined))
     .use(
       swagger({
         path: "/swagger",

@@ -33,14 +33,24 @@ export const headnodeRoutes = (ctx: Context) =>
       query: nothing,
       response: responses(
         {
-          200: object({
-            name: t.String(),
-            project: t.String(),
-            hnics: t.Array(t.String()),
-            vncport: t.Nullable(t.Integer({ description: "null when it is off" })),
-            uuid: t.String(),
-            base_img: t.String(),
-          }),
+          200: object(
+            {
+              name: t.String(),
+              project: t.String(),
+              hnics: t.Array(t.String()),
+              vncport: t.Nullable(t.Integer({ description: "null when it is off" })),
+              uuid: t.String(),
+              base_img: t.String(),
+            },
+            {
+              name: "hn1",
+              project: "p1",
+              hnics: ["eth0"],
+              vncport: 5900,
+              uuid: "6c0d9d3c-8a42-4f0e-9c55-0b7f9a1b7a77",
+              base_img: "base-headnode",
+            },
+          ),
         },
         404,
       ),
@@ -74,11 +84,13 @@ export const headnodeRoutes = (ctx: Context) =>
       response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Give a headnode an hnic" },
     })
-    .delete(
-      "/headnode/:headnode/hnic/:hnic",
-      ({ caller, params }) => headnodes.removeHnic(ctx.db, caller, params.headnode, params.hnic),
-      { params: hnicParams, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Delete an hnic" } },
-    )
+    .delete("/headnode/:headnode/hnic/:hnic", ({ caller, params }) => headnodes.removeHnic(ctx.db, caller, params.headnode, params.hnic), {
+      params: hnicParams,
+      query: nothing,
+      body: nothing,
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Delete an hnic" },
+    })
     .post(
       "/headnode/:headnode/hnic/:hnic/connect_network",
       ({ caller, params, body }) => headnodes.connectHnic(ctx.db, caller, params.headnode, params.hnic, body.network),
@@ -93,5 +105,11 @@ export const headnodeRoutes = (ctx: Context) =>
     .post(
       "/headnode/:headnode/hnic/:hnic/detach_network",
       ({ caller, params }) => headnodes.detachHnic(ctx.db, caller, params.headnode, params.hnic),
-      { params: hnicParams, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Take an hnic off its network" } },
+      {
+        params: hnicParams,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Take an hnic off its network" },
+      },
     );

@@ -25,13 +25,16 @@ export const networkRoutes = (ctx: Context) =>
       query: nothing,
       response: responses(
         {
-          200: object({
-            name: t.String(),
-            owner: t.String({ description: "A project, or `admin`" }),
-            access: t.Nullable(t.Array(t.String()), { description: "null for a public network" }),
-            channels: t.Array(t.String(), { examples: [["vlan/native", "vlan/101"]] }),
-            "connected-nodes": t.Record(t.String(), t.Array(t.String()), { examples: [{ n1: ["nic1"] }] }),
-          }),
+          200: object(
+            {
+              name: t.String(),
+              owner: t.String({ description: "A project, or `admin`" }),
+              access: t.Nullable(t.Array(t.String()), { description: "null for a public network" }),
+              channels: t.Array(t.String(), { examples: [["vlan/native", "vlan/101"]] }),
+              "connected-nodes": t.Record(t.String(), t.Array(t.String())),
+            },
+            { name: "storage", owner: "p1", access: ["p1"], channels: ["vlan/native", "vlan/101"], "connected-nodes": { n1: ["nic1"] } },
+          ),
         },
         404,
       ),
@@ -43,7 +46,10 @@ export const networkRoutes = (ctx: Context) =>
       body: object({
         owner: reference("A project, or `admin`", "p1"),
         access: reference("The owner's name; for owner `admin` a project, or empty for a public network", "p1"),
-        net_id: t.String({ description: "Empty to allocate an id from the pool; for owner `admin` also a VLAN, 1 to 4094", examples: [""] }),
+        net_id: t.String({
+          description: "Empty to allocate an id from the pool; for owner `admin` also a VLAN, 1 to 4094",
+          examples: [""],
+        }),
       }),
       response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Create a network" },
@@ -58,12 +64,24 @@ export const networkRoutes = (ctx: Context) =>
     .put(
       "/network/:network/access/:project",
       ({ caller, params }) => networks.grantAccess(ctx.db, caller, params.network, params.project),
-      { params: accessParams, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Grant a project access" } },
+      {
+        params: accessParams,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Grant a project access" },
+      },
     )
     .delete(
       "/network/:network/access/:project",
       ({ caller, params }) => networks.revokeAccess(ctx.db, caller, params.network, params.project),
-      { params: accessParams, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Revoke a project's access" } },
+      {
+        params: accessParams,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Revoke a project's access" },
+      },
     )
     .get(
       "/network/:network/attachments",

@@ -17,7 +17,9 @@ export const nicRoutes = (ctx: Context) =>
         query: nothing,
         body: object({
           network: reference("The network", "storage"),
-          channel: t.Optional(t.String({ description: "`vlan/native` (the default), or the network's own tagged channel", examples: ["vlan/101"] })),
+          channel: t.Optional(
+            t.String({ description: "`vlan/native` (the default), or the network's own tagged channel", examples: ["vlan/101"] }),
+          ),
         }),
         response: responses(queued, 404, 409),
         detail: { ...detail, summary: "Queue connecting a nic to a network" },
@@ -40,17 +42,30 @@ export const nicRoutes = (ctx: Context) =>
       query: nothing,
       response: responses(
         {
-          200: object({
-            status: t.Union([t.Literal("PENDING"), t.Literal("DONE"), t.Literal("ERROR")]),
-            node: t.Nullable(t.String()),
-            nic: t.Nullable(t.String()),
-            new_network: t.Nullable(t.String({ description: "null when a network goes" })),
-            type: t.Union([t.Literal("modify_port"), t.Literal("revert_port")]),
-            channel: t.Nullable(t.String()),
-            reason: t.Nullable(t.String({ description: "Why it waits or failed, in the device's own words" })),
-            attempts: t.Integer(),
-            next_try: t.Nullable(t.String({ description: "When it is tried again" })),
-          }),
+          200: object(
+            {
+              status: t.Union([t.Literal("PENDING"), t.Literal("DONE"), t.Literal("ERROR")]),
+              node: t.Nullable(t.String()),
+              nic: t.Nullable(t.String()),
+              new_network: t.Nullable(t.String({ description: "null when a network goes" })),
+              type: t.Union([t.Literal("modify_port"), t.Literal("revert_port")]),
+              channel: t.Nullable(t.String()),
+              reason: t.Nullable(t.String({ description: "Why it waits or failed, in the device's own words" })),
+              attempts: t.Integer(),
+              next_try: t.Nullable(t.String({ description: "When it is tried again" })),
+            },
+            {
+              status: "DONE",
+              node: "n1",
+              nic: "nic1",
+              new_network: "storage",
+              type: "modify_port",
+              channel: "vlan/101",
+              reason: null,
+              attempts: 1,
+              next_try: null,
+            },
+          ),
         },
         404,
       ),

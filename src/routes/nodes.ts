@@ -12,20 +12,39 @@ const nicParams = object({ node, nic: label("Name of the nic, unique within its 
 // The published service accepts an empty label at registration; such an entry is removed through the path that ends in a slash.
 const metadataParams = object({ node, label: label("Label of the metadata entry, unique within its node", "EK") });
 
-const nodeDetails = object({
-  name: t.String(),
-  project: t.Nullable(t.String({ description: "null for a free node" })),
-  metadata: t.Record(t.String(), t.String({ description: "The value as JSON text" })),
-  nics: t.Array(
-    object({
-      label: t.String(),
-      macaddr: t.String(),
-      networks: t.Record(t.String(), t.String(), { description: "Network by channel", examples: [{ "vlan/native": "pxe", "vlan/235": "storage" }] }),
-      port: t.Optional(t.Nullable(t.String({ description: "For administrators; null when not cabled" }))),
-      switch: t.Optional(t.Nullable(t.String({ description: "For administrators; null when not cabled" }))),
-    }),
-  ),
-});
+const nodeDetails = object(
+  {
+    name: t.String(),
+    project: t.Nullable(t.String({ description: "null for a free node" })),
+    metadata: t.Record(t.String(), t.String({ description: "The value as JSON text" })),
+    nics: t.Array(
+      object({
+        label: t.String(),
+        macaddr: t.String(),
+        networks: t.Record(t.String(), t.String(), {
+          description: "Network by channel",
+          examples: [{ "vlan/native": "pxe", "vlan/235": "storage" }],
+        }),
+        port: t.Optional(t.Nullable(t.String({ description: "For administrators; null when not cabled" }))),
+        switch: t.Optional(t.Nullable(t.String({ description: "For administrators; null when not cabled" }))),
+      }),
+    ),
+  },
+  {
+    name: "n1",
+    project: "p1",
+    metadata: { EK: '"pk"' },
+    nics: [
+      {
+        label: "nic1",
+        macaddr: "01:23:45:67:89:ab",
+        networks: { "vlan/native": "pxe", "vlan/235": "storage" },
+        port: "gi1/0/1",
+        switch: "sw1",
+      },
+    ],
+  },
+);
 
 export const nodeRoutes = (ctx: Context) =>
   controller(ctx)
@@ -71,7 +90,13 @@ export const nodeRoutes = (ctx: Context) =>
         requireAdmin(caller);
         return nodes.removeNode(ctx.db, params.node);
       },
-      { params, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Delete a free node that holds nothing" } },
+      {
+        params,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Delete a free node that holds nothing" },
+      },
     )
     .put(
       "/node/:node/nic/:nic",
@@ -93,7 +118,13 @@ export const nodeRoutes = (ctx: Context) =>
         requireAdmin(caller);
         return nodes.removeNic(ctx.db, params.node, params.nic);
       },
-      { params: nicParams, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Delete a nic" } },
+      {
+        params: nicParams,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Delete a nic" },
+      },
     )
     .put(
       "/node/:node/metadata/:label",
@@ -115,7 +146,13 @@ export const nodeRoutes = (ctx: Context) =>
         requireAdmin(caller);
         return nodes.removeMetadata(ctx.db, params.node, params.label);
       },
-      { params: metadataParams, query: nothing, body: nothing, response: responses(empty, 404), detail: { ...detail, summary: "Delete a metadata entry" } },
+      {
+        params: metadataParams,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404),
+        detail: { ...detail, summary: "Delete a metadata entry" },
+      },
     )
     .delete(
       "/node/:node/metadata/",
@@ -123,9 +160,14 @@ export const nodeRoutes = (ctx: Context) =>
         requireAdmin(caller);
         return nodes.removeMetadata(ctx.db, params.node, "");
       },
-      { params, query: nothing, body: nothing, response: responses(empty, 404), detail: { ...detail, summary: "Delete the metadata entry with the empty label" } },
+      {
+        params,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404),
+        detail: { ...detail, summary: "Delete the metadata entry with the empty label" },
+      },
     );
 
 const jsonTexts = (metadata: Record<string, unknown>): Record<string, string> =>
   Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, JSON.stringify(value)]));
-

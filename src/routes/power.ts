@@ -49,7 +49,12 @@ export const powerRoutes = (ctx: Context) =>
       {
         params,
         query: nothing,
-        response: responses({ 200: object({ power_status: t.Union([t.Literal("on"), t.Literal("off")]) }) }, 404, 409, 500),
+        response: responses(
+          { 200: object({ power_status: t.Union([t.Literal("on"), t.Literal("off")]) }, { power_status: "on" }) },
+          404,
+          409,
+          500,
+        ),
         detail: { ...detail, summary: "Is it on?" },
       },
     )
@@ -94,7 +99,12 @@ export const powerRoutes = (ctx: Context) =>
       {
         params,
         query: nothing,
-        response: responses({ 200: t.String({ description: "The log so far: printable ASCII and newlines", examples: ["login:"] }) }, 404, 409, 500),
+        response: responses(
+          { 200: t.String({ description: "The log so far: printable ASCII and newlines", examples: ["login:"] }) },
+          404,
+          409,
+          500,
+        ),
         detail: { ...detail, summary: "Read the console log" },
       },
     )

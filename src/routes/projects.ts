@@ -30,7 +30,13 @@ export const projectRoutes = (ctx: Context) =>
         requireAdmin(caller);
         return projects.removeProject(ctx.db, params.project);
       },
-      { params, query: nothing, body: nothing, response: responses(empty, 404, 409), detail: { ...detail, summary: "Delete a project that holds nothing" } },
+      {
+        params,
+        query: nothing,
+        body: nothing,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Delete a project that holds nothing" },
+      },
     )
     .get("/project/:project/nodes", ({ caller, params }) => projects.projectNodes(ctx.db, caller, params.project), {
       params,
@@ -50,25 +56,17 @@ export const projectRoutes = (ctx: Context) =>
       response: responses({ 200: names("Headnodes, sorted") }, 404),
       detail: { ...detail, summary: "List a project's headnodes" },
     })
-    .post(
-      "/project/:project/connect_node",
-      ({ caller, params, body }) => projects.connectNode(ctx.db, caller, params.project, body.node),
-      {
-        params,
-        query: nothing,
-        body: object({ node: reference("A free node", "n1") }),
-        response: responses(empty, 404, 409),
-        detail: { ...detail, summary: "Allocate a free node to a project" },
-      },
-    )
-    .post(
-      "/project/:project/detach_node",
-      ({ caller, params, body }) => projects.detachNode(ctx, caller, params.project, body.node),
-      {
-        params,
-        query: nothing,
-        body: object({ node: reference("A node of the project", "n1") }),
-        response: responses(empty, 404, 409),
-        detail: { ...detail, summary: "Take a node from a project" },
-      },
-    );
+    .post("/project/:project/connect_node", ({ caller, params, body }) => projects.connectNode(ctx.db, caller, params.project, body.node), {
+      params,
+      query: nothing,
+      body: object({ node: reference("A free node", "n1") }),
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Allocate a free node to a project" },
+    })
+    .post("/project/:project/detach_node", ({ caller, params, body }) => projects.detachNode(ctx, caller, params.project, body.node), {
+      params,
+      query: nothing,
+      body: object({ node: reference("A node of the project", "n1") }),
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Take a node from a project" },
+    });

@@ -25,11 +25,14 @@ export const switchRoutes = (ctx: Context) =>
       query: nothing,
       response: responses(
         {
-          200: object({
-            name: t.String(),
-            ports: t.Array(object({ label: t.String() }), { description: "In the order of registration" }),
-            capabilities: t.Array(t.String(), { examples: [["nativeless-trunk-mode"]] }),
-          }),
+          200: object(
+            {
+              name: t.String(),
+              ports: t.Array(object({ label: t.String() }), { description: "In the order of registration" }),
+              capabilities: t.Array(t.String()),
+            },
+            { name: "sw1", ports: [{ label: "gi1/0/1" }], capabilities: ["nativeless-trunk-mode"] },
+          ),
         },
         404,
       ),

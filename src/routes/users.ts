@@ -24,7 +24,10 @@ export const userRoutes = (ctx: Context) =>
     .put("/auth/basic/user/:user", ({ params, body }) => users.createUser(ctx.db, params.user, body.password, body.is_admin ?? false), {
       params,
       query: nothing,
-      body: object({ password: t.String({ maxLength: 4096, examples: ["secret"] }), is_admin: t.Optional(t.Boolean({ examples: [false] })) }),
+      body: object({
+        password: t.String({ maxLength: 4096, examples: ["secret"] }),
+        is_admin: t.Optional(t.Boolean({ examples: [false] })),
+      }),
       response: responses(empty, 409),
       detail: { ...detail, summary: "Create a user" },
     })

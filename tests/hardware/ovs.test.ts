@@ -37,6 +37,8 @@ beforeEach(async () => {
 const state = (native: number | null, ...tagged: number[]): PortState => ({ native, tagged });
 const apply = async (states: Record<string, PortState>) => {
   for (const [port, desired] of Object.entries(states)) await session.applyPort(port, desired);
+  // A change counts from its read-back on.
+  await session.readPorts(Object.keys(states));
 };
 const read = async (port: string) => (await session.readPorts([port])).get(port)!;
 const failure = (work: Promise<unknown>) =>

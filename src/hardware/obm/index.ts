@@ -12,8 +12,6 @@ export const obmDrivers = {
   mock: () => mock,
 } as const satisfies Record<string, (options: { ipmi: IpmiOptions }) => ObmDriver>;
 
-export type ObmExtension = keyof typeof obmDrivers;
-
 /** The drivers that the configuration switched on, by published type name. */
 export class ObmRegistry {
   readonly #drivers: Map<string, ObmDriver>;

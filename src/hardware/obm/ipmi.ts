@@ -101,17 +101,11 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
         await run("chassis", "power", action);
       }),
     checkBootDevice,
-    checkBootDevice,
     async setBootDevice(target, device) {
       checkBootDevice(device);
       await withBmc(target, (run, bmc) => setBoot(run, bmc, device, "options=persistent"));
     },
   };
-}
-
-function checkBootDevice(device: string): void {
-  if (Object.hasOwn(bootDevices, device)) return;
-  throw badArgument(`${quote(device)} is not a boot device. There are: ${Object.keys(bootDevices).join(", ")}.`);
 }
 
 /** One command, with the retries that it may have. Rejects with an `OBMError` unless it ended with 0. */

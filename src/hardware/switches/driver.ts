@@ -25,7 +25,10 @@ export interface SwitchSession {
    * An empty state means that no frame passes, tagged or untagged, never the vendor's default.
    */
   applyPort(port: string, desired: PortState): Promise<void>;
-  /** What the device holds now, read from the device. A port that the device does not know rejects. */
+  /**
+   * What the device holds now, read from the device, with every applyPort before it in force.
+   * A port that the device does not know rejects.
+   */
   readPorts(ports: readonly string[]): Promise<Map<string, PortState>>;
   /** Make the running config survive a power cut. Absent where every write is durable already. */
   save?(): Promise<void>;
@@ -64,10 +67,21 @@ export interface SwitchDriver<Settings = any> {
 export const samePort = (a: PortState, b: PortState): boolean =>
   a.native === b.native && a.tagged.length === b.tagged.length && a.tagged.every((vlan, i) => vlan === b.tagged[i]);
 
-/** A port's state in words, for messages: `native 100, tagged 200, 300` or `nothing`. */
+/** A port's state in words, for messages: `native 100, tagged 200, 300-305` or `nothing`. */
 export function describePort({ native, tagged }: PortState): string {
   const parts = [];
   if (native !== null) parts.push(`native ${native}`);
-  if (tagged.length > 0) parts.push(`tagged ${tagged.join(", ")}`);
+  if (tagged.length > 0) parts.push(`tagged ${ranges(tagged)}`);
   return parts.join(", ") || "nothing";
+}
+
+/** Ascending numbers, runs of them as `first-last`. */
+function ranges(numbers: readonly number[]): string {
+  const runs: [number, number][] = [];
+  for (const number of numbers) {
+    const last = runs.at(-1);
+    if (last && last[1] === number - 1) last[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(", ");
 }

@@ -39,7 +39,7 @@ const maxOutputBytes = 32 * 1024 * 1024;
 const settleTimeoutMs = 5_000;
 const settlePauseMs = 50;
 
-/** ovs-vswitchd has taken a change before it has gone through the flows that it made before: measured, up to 5 ms later with 8,000 flows. */
+/** ovs-vswitchd has taken a change before it has gone through the flows that it made before: measured, up to 5 ms later with 8,000 flows. A read-back waits for that. */
 const flowTimeoutMs = 100;
 
 const namePattern = "^(?!\\.{1,2}$)[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$";
@@ -74,21 +74,20 @@ export const ovs: SwitchDriver<Settings> = {
   async open({ label, settings }) {
     const bridge = new Bridge(`Switch ${quote(label)}`, settings);
     await bridge.read();
+    let changedAt = -Infinity;
     return {
       async applyPort(port, desired) {
         const { ports, mirrors } = await bridge.read();
         const row = bridge.find(ports, port);
-        const mirror = mirrors.find((m) => m.outputPort === row.uuid);
-        if (mirror) throw bridge.error(`port ${quote(port)} gets the frames of mirror ${quote(mirror.name)}: remove that mirror first`);
-        const vlans = isEmpty(desired) ? [reservedVlan] : [...desired.tagged, desired.native];
-        const toVlan = mirrors.find((m) => m.outputVlan !== null && vlans.includes(m.outputVlan));
-        if (toVlan) throw bridge.error(`port ${quote(port)}: mirror ${quote(toVlan.name)} sends into VLAN ${toVlan.outputVlan}: remove that mirror first`);
         const others = isEmpty(desired) ? ports.filter((other) => other !== row).flatMap(seal) : [];
         const before = stateOf(row, ports, mirrors);
         await bridge.run([...setPort(port, desired), ...others], `port ${quote(port)}: `);
-        if (!samePort(before, desired) || others.length > 0) await Bun.sleep(flowTimeoutMs);
+        if (!samePort(before, desired) || others.length > 0) changedAt = performance.now();
+        // After the write: a mirror is no reason to leave a port open.
+        refuseMirrors(bridge, row, desired, mirrors);
       },
       async readPorts(wanted) {
+        await Bun.sleep(Math.max(0, changedAt + flowTimeoutMs - performance.now()));
         const { ports, mirrors } = await bridge.read();
         return new Map(wanted.map((port) => [port, stateOf(bridge.find(ports, port), ports, mirrors)]));
       },
@@ -99,14 +98,21 @@ export const ovs: SwitchDriver<Settings> = {
 
 const isEmpty = ({ native, tagged }: PortState) => native === null && tagged.length === 0;
 
+/** A mirror adds frames that no column of the port keeps out; it is the operator's, so the operator removes it. */
+function refuseMirrors(bridge: Bridge, row: PortRow, desired: PortState, mirrors: readonly MirrorRow[]): void {
+  const vlans = isEmpty(desired) ? [reservedVlan] : [...desired.tagged, desired.native];
+  for (const { name, outputPort, outputVlan } of mirrors) {
+    const into = outputPort === row.uuid ? "into it" : vlans.includes(outputVlan ?? -1) ? `into its VLAN ${outputVlan}` : null;
+    if (into) throw bridge.error(`port ${quote(row.name)}: mirror ${quote(name)} sends ${into}; remove that mirror first`);
+  }
+}
+
 /** The arguments that make a port hold exactly this: every column that decides about frames, in one command. */
 function setPort(port: string, { native, tagged }: PortState): string[] {
-  const closed = native === null && tagged.length === 0;
+  const closed = isEmpty({ native, tagged });
   const mode = native === null ? "trunk" : tagged.length === 0 ? "access" : "native-untagged";
-  return [
-    ...["set", "port", port, `vlan_mode=${mode}`, `tag=${native ?? "[]"}`],
-    ...[`trunks=[${closed ? reservedVlan : tagged.join(",")}]`, "cvlans=[]", `protected=${closed}`],
-  ];
+  const trunks = closed ? reservedVlan : tagged.join(",");
+  return ["set", "port", port, `vlan_mode=${mode}`, `tag=${native ?? "[]"}`, `trunks=[${trunks}]`, "cvlans=[]", `protected=${closed}`];
 }
 
 /** What keeps another port from exchanging frames with ports that hold nothing; empty when it can't anyway. */
@@ -114,8 +120,8 @@ function seal(other: PortRow): string[] {
   if (other.protected || !carried(other).has(reservedVlan)) return [];
   const rest = other.trunks.filter((vlan) => vlan !== reservedVlan);
   // Without VLAN 4095 nothing would be left of it, and an empty list means every VLAN: so it is kept apart instead.
-  if (other.tag === reservedVlan || (other.trunks.length > 0 && rest.length === 0)) return ["--", "set", "port", other.name, "protected=true"];
-  return ["--", "set", "port", other.name, `trunks=${other.trunks.length > 0 ? `[${rest.join(",")}]` : `0-${highestVlan}`}`];
+  if (other.tag === reservedVlan || (other.trunks.length > 0 && rest.length === 0)) return ["--", "--if-exists", "set", "port", other.name, "protected=true"];
+  return ["--", "--if-exists", "set", "port", other.name, `trunks=${other.trunks.length > 0 ? `[${rest.join(",")}]` : `0-${highestVlan}`}`];
 }
 
 interface PortRow {

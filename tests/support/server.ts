@@ -1,0 +1,113 @@
+import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { configText, type DatabaseKind, freshUri, scratch } from "./service.ts";
+import { freePort } from "./postgres.ts";
+
+const startTimeoutMs = 20_000;
+const stopTimeoutMs = 45_000;
+const pollMs = 15;
+
+/** `haas serve` as a process of its own, from source or, with HAAS_BINARY, as it is shipped. */
+export interface ServerProcess {
+  /** `http://127.0.0.1:port`, without a trailing slash. */
+  readonly url: string;
+  readonly pid: number;
+  /** What it wrote to standard error so far. */
+  log(): string;
+  /** Send a signal; resolves when the process has ended. */
+  kill(signal: NodeJS.Signals): Promise<void>;
+  /** End it as an operator would; throws when it does not end, or not with success. Removes its scratch directory. */
+  stop(): Promise<void>;
+}
+
+export interface ServerOptions {
+  /** A database of its own, unless `uri` names one. */
+  kind: DatabaseKind;
+  uri?: string;
+  auth?: "null" | "database";
+  /** Appended to haas.cfg. */
+  more?: string;
+  /** False for `--no-networks`. */
+  networks?: boolean;
+  /** A port to serve on again, after a server that was killed. */
+  port?: number;
+  /** Resolve as soon as the process exists; it may not answer yet. */
+  early?: boolean;
+}
+
+const running = new Set<Bun.Subprocess>();
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+
+const program = () =>
+  process.env.HAAS_BINARY ? [process.env.HAAS_BINARY] : [process.execPath, "--no-env-file", join(import.meta.dir, "../../src/cli.ts")];
+
+export async function startServer({ kind, uri, auth = "null", more = "", networks = true, port, early = false }: ServerOptions): Promise<ServerProcess> {
+  const { path, remove } = scratch();
+  const file = join(path, "haas.cfg");
+  writeFileSync(file, configText({ uri: uri ?? (await freshUri(kind, path)), auth, more }), { mode: 0o600 });
+  const served = port ?? (await freePort());
+  const url = `http://127.0.0.1:${served}`;
+  const stderr = join(path, "stderr");
+  writeFileSync(stderr, "");
+  // A killed server can't remove its temporary files, so they are kept where they go with the rest.
+  const temporary = join(path, "tmp");
+  mkdirSync(temporary);
+  const child = Bun.spawn([...program(), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])], {
+    cwd: path,
+    env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary },
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: Bun.file(stderr),
+  });
+  running.add(child);
+  void child.exited.then(() => running.delete(child));
+  let text: string | null = null;
+  const log = () => text ?? readFileSync(stderr, "utf8");
+
+  const server: ServerProcess = {
+    url,
+    pid: child.pid,
+    log,
+    async kill(signal) {
+      child.kill(signal);
+      await child.exited;
+    },
+    async stop() {
+      const killed = child.signalCode !== null;
+      if (child.exitCode === null && !killed) child.kill("SIGTERM");
+      const ended = await Promise.race([child.exited, Bun.sleep(stopTimeoutMs).then(() => null)]);
+      if (ended === null) child.kill("SIGKILL");
+      await child.exited;
+      text = log();
+      remove();
+      if (ended === null) throw new Error(`haas serve did not end within ${stopTimeoutMs} ms of SIGTERM: ${text}`);
+      if (!killed && ended !== 0) throw new Error(`haas serve ended with ${ended}: ${text}`);
+    },
+  };
+  if (early) return server;
+  const deadline = Date.now() + startTimeoutMs;
+  while (!(await answers(url))) {
+    if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline) {
+      child.kill("SIGKILL");
+      await child.exited;
+      const why = log();
+      remove();
+      throw new Error(`haas serve did not start: ${why || "(it wrote nothing)"}`);
+    }
+    await Bun.sleep(pollMs);
+  }
+  return server;
+}
+
+/** Any answer will do: with authentication it is a 401. */
+async function answers(url: string): Promise<boolean> {
+  try {
+    const answer = await fetch(`${url}/networks`, { keepalive: false, signal: AbortSignal.timeout(5_000) });
+    await answer.arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
