@@ -78,7 +78,9 @@ class NetworkWorker implements Worker {
   async stop(): Promise<void> {
     this.#stopping = true;
     this.wake();
-    await Promise.race([this.#running.then(() => this.idle()), Bun.sleep(stopTimeoutMs)]);
+    // Unreferenced: Bun.sleep would keep a process that has stopped already alive until its end.
+    const late = new Promise<void>((resolve) => void setTimeout(resolve, stopTimeoutMs).unref());
+    await Promise.race([this.#running.then(() => this.idle()), late]);
   }
 
   /** Resolves when no switch is in hand. */
@@ -237,7 +239,7 @@ class NetworkWorker implements Worker {
     const spent = attempts >= this.ctx.config.network.maxTries;
     if (permanent) return { kind: "failed", reason, syncAt: nextTry, suspect: touched };
     // haas's own wish to have a port right never ends; the port is suspect until it is.
-    if (action.type === "sync_port") return { kind: "retry", reason, nextTry, suspect: touched || spent };
+    if (action.type === "sync_port") return { kind: "retry", reason, nextTry, suspect: true };
     if (spent) return { kind: "failed", reason, syncAt: nextTry, suspect: touched };
     return { kind: "retry", reason, nextTry, suspect: false };
   }
