@@ -17,6 +17,13 @@ const firstLineTimeoutMs = 15_000;
 const connectionLimit = 4_096;
 const connectionsPerAddressLimit = 1_024;
 const addressLimit = 512;
+/** How often a stopping server looks whether it is done; as long is left to the last answers on their way out. */
+const stopPauseMs = 50;
+/**
+ * After so long without a byte Bun cuts a connection, also one whose request is still being answered. So it is
+ * above what the slowest call takes (a BMC that does not answer), and below Bun's limit of 255.
+ */
+const idleTimeoutSeconds = 250;
 /** What may wait for a slow reader before the sender is paused. */
 const bufferLimitBytes = 256 * 1024;
 /** Above what any call takes (see routes/controller.ts), so that the answer can be a clear one. */
@@ -213,6 +220,8 @@ class ConnectionFront {
         unix: path,
         fetch: (request) => this.app.handle(request, address),
         maxRequestBodySize: hardBodyLimitBytes,
+        // Bun's types know it for TCP only; it counts here as well.
+        ...{ idleTimeout: idleTimeoutSeconds },
         development: false,
       });
       entry = { server, path, connections: 0 };
@@ -231,8 +240,11 @@ class ConnectionFront {
 
   async #stop(graceMs: number): Promise<void> {
     this.#listener?.stop(false);
-    const finished = Promise.all([...this.#servers.values()].map(({ server }) => server.stop(false)));
-    await Promise.race([finished, Bun.sleep(graceMs)]);
+    // Not `server.stop(false)`: that waits for idle connections too, which clients keep open for long.
+    const deadline = performance.now() + graceMs;
+    const busy = () => [...this.#servers.values()].some(({ server }) => server.pendingRequests > 0);
+    do await Bun.sleep(stopPauseMs);
+    while (busy() && performance.now() < deadline);
     this.close();
   }
 

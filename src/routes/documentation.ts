@@ -30,7 +30,11 @@ type Json = { [key: string]: any };
 function tidy(document: Json): Json {
   for (const path of Object.values<Json>(document.paths)) {
     for (const operation of Object.values<Json>(path)) {
-      if (operation.requestBody) operation.requestBody.content = onlyJson(operation.requestBody.content);
+      if (operation.requestBody) {
+        operation.requestBody.content = onlyJson(operation.requestBody.content);
+        const { properties, additionalProperties } = operation.requestBody.content["application/json"].schema;
+        if (additionalProperties === false && Object.keys(properties).length === 0) delete operation.requestBody;
+      }
       for (const [status, response] of Object.entries<Json>(operation.responses)) {
         const { description, examples, content } = response;
         const media = onlyJson(content);

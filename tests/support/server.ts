@@ -4,7 +4,8 @@ import { configText, type DatabaseKind, freshUri, scratch } from "./service.ts";
 import { freePort } from "./postgres.ts";
 
 const startTimeoutMs = 20_000;
-const stopTimeoutMs = 45_000;
+/** Below every bound that haas itself has for stopping: a server with nothing in hand needs none of them. */
+const stopTimeoutMs = 15_000;
 const pollMs = 15;
 
 /** `haas serve` as a process of its own, from source or, with HAAS_BINARY, as it is shipped. */
