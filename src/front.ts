@@ -221,7 +221,7 @@ class ConnectionFront {
         fetch: (request) => this.app.handle(request, address),
         maxRequestBodySize: hardBodyLimitBytes,
         // Bun's types know it for TCP only; it counts here as well.
-        ...{ idleTimeout: idleTimeoutSeconds },
+        ...({ idleTimeout: idleTimeoutSeconds } as object),
         development: false,
       });
       entry = { server, path, connections: 0 };
