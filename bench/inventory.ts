@@ -23,7 +23,8 @@ export async function fillInventory(uri: string, nodes = nodeCount): Promise<voi
     const allocated = Math.min(allocatedCount, nodes);
     const nodeOf = (nic: number) => Math.ceil(nic / nicsPerNode);
     const mock = "http://schema.massopencloud.org/haas/v0";
-    const settings = (hostKey: string, host: string) => JSON.stringify({ [hostKey]: host, ...(hostKey === "host" ? { user: "u" } : { username: "u" }), password: "p" });
+    const settings = (hostKey: string, host: string) =>
+      JSON.stringify({ [hostKey]: host, ...(hostKey === "host" ? { user: "u" } : { username: "u" }), password: "p" });
     await insert(tx, "project", ids(projectCount), (id) => ({ id, label: `project-${id}` }));
     await insert(tx, "network", [1, 2], (id) => ({
       id,
@@ -51,7 +52,10 @@ export async function fillInventory(uri: string, nodes = nodeCount): Promise<voi
       id,
       node_id: nodeOf(id),
       label: `nic${((id - 1) % nicsPerNode) + 1}`,
-      mac_addr: `02:00:00:${id.toString(16).padStart(6, "0").replace(/(..)(?=.)/g, "$1:")}`,
+      mac_addr: `02:00:00:${id
+        .toString(16)
+        .padStart(6, "0")
+        .replace(/(..)(?=.)/g, "$1:")}`,
       port_id: id,
     }));
     await insert(tx, "node_metadata", ids(nodes), (id) => ({ node_id: id, label: "location", value: JSON.stringify(`row ${id % 40}`) }));

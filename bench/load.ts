@@ -69,7 +69,8 @@ function run(load: Load): Promise<Measured> {
       if (end === -1) return void (data.header = Buffer.from(all));
       const header = all.toString("latin1", 0, end);
       const length = /\r\ncontent-length: (\d+)/i.exec(header)?.[1];
-      if (Number(header.slice(9, 12)) !== load.status || length === undefined) return reject(new Error(`Unexpected answer: ${all.toString().slice(0, 500)}`));
+      if (Number(header.slice(9, 12)) !== load.status || length === undefined)
+        return reject(new Error(`Unexpected answer: ${all.toString().slice(0, 500)}`));
       data.missing = Number(length) - (all.byteLength - end - 4);
     } else data.missing -= chunk.byteLength;
     if (data.missing > 0) return;

@@ -47,6 +47,8 @@ export async function up(db: Kysely<any>): Promise<void> {
     suspect ${text},
     unique (switch_id, label))`);
 
+  await run(sql`create index port_suspect on port (id) where suspect is not null`);
+
   // One allocation a node: it is in at most one project.
   await run(sql`create table node (
     id ${id},
@@ -55,7 +57,7 @@ export async function up(db: Kysely<any>): Promise<void> {
     obm_type ${text} not null,
     obm ${text} not null,
     obm_enabled integer not null default 1 check (obm_enabled in (0, 1)))`);
-  await run(sql`create index node_project on node (project_id)`);
+  await run(sql`create index node_project on node (project_id, label)`);
 
   // One nic a port, one port a nic.
   await run(sql`create table nic (

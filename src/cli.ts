@@ -44,7 +44,8 @@ async function runClient(command: ClientCommand, values: Record<string, string>,
   const last = await withProgress(`networking action ${id}`, (progress) => followAction(server, id, progress));
   if (options.json || asked) show(last);
   else print(`${String(last.status)}\n`);
-  if (last.status === "ERROR") throw new ActionError(`Networking action ${id} failed${typeof last.reason === "string" ? `: ${last.reason}` : "."}`);
+  if (last.status === "ERROR")
+    throw new ActionError(`Networking action ${id} failed${typeof last.reason === "string" ? `: ${last.reason}` : "."}`);
 }
 
 async function runLocal(command: LocalCommand, values: Record<string, string>, options: Options): Promise<void> {
@@ -58,7 +59,10 @@ async function runLocal(command: LocalCommand, values: Record<string, string>, o
 const print = (text: string) => void process.stdout.write(text);
 
 function fail(error: unknown): number {
-  const usage = (command: Command) => `Usage:\n${usageLines(command).map((line) => `  haas ${line}\n`).join("")}`;
+  const usage = (command: Command) =>
+    `Usage:\n${usageLines(command)
+      .map((line) => `  haas ${line}\n`)
+      .join("")}`;
   if (error instanceof UsageError) {
     process.stderr.write(`Error: ${error.message}\n${error.command ? usage(error.command) : ""}`);
     return 2;

@@ -89,7 +89,10 @@ function parseIni(text: string, file: string): Map<string, Map<string, string>> 
   const sections = new Map<string, Map<string, string>>();
   let section: Map<string, string> | undefined;
   let option: string | undefined;
-  for (const [index, raw] of text.replace(/^\ufeff/, "").split(/\r?\n/).entries()) {
+  for (const [index, raw] of text
+    .replace(/^\ufeff/, "")
+    .split(/\r?\n/)
+    .entries()) {
     const where = `${file}, line ${index + 1}`;
     const line = raw.replace(/(^|\s)[#;].*$/, "").trimEnd();
     if (line === "") continue;
@@ -201,8 +204,15 @@ function readOptions(options: Options): Config {
     dryRun: options.get("devel", "dry_run") !== undefined,
     debug: options.boolean("devel", "debug", false),
     network: {
-      sleepTimeMs: 1000 * options.number("network-daemon", "sleep_time", 2, (s) => s > 0 && s < 3600, "a number of seconds between 0 and 3600"),
-      maxTries: options.number("network-daemon", "max_tries", 8, (n) => Number.isInteger(n) && n >= 1 && n <= 1000, "a whole number from 1 to 1000"),
+      sleepTimeMs:
+        1000 * options.number("network-daemon", "sleep_time", 2, (s) => s > 0 && s < 3600, "a number of seconds between 0 and 3600"),
+      maxTries: options.number(
+        "network-daemon",
+        "max_tries",
+        8,
+        (n) => Number.isInteger(n) && n >= 1 && n <= 1000,
+        "a whole number from 1 to 1000",
+      ),
     },
     maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },
     allocator: extensions.allocator,
@@ -243,7 +253,12 @@ function range(first: number, last: number): number[] {
 function readExtensions(options: Options) {
   const section = options.sections.get("extensions");
   if (!section) {
-    return { auth: { name: "null" as const, named: false }, allocator: "vlan_pool" as const, obm: obmExtensions, switches: switchExtensions };
+    return {
+      auth: { name: "null" as const, named: false },
+      allocator: "vlan_pool" as const,
+      obm: obmExtensions,
+      switches: switchExtensions,
+    };
   }
   // Names that this haas does not know stay unasked for, and so become warnings.
   const legalNames: Record<string, readonly string[]> = {
@@ -263,7 +278,11 @@ function readExtensions(options: Options) {
   const one = <T extends string>(kind: string, legal: readonly T[], what: string): T => {
     const [name, ...more] = pick(kind, legal);
     if (name === undefined || more.length > 0) {
-      throw options.bad("extensions", `haas.ext.${kind}.…`, `name exactly one ${what}: ${legal.map((l) => `haas.ext.${kind}.${l}`).join(" or ")}`);
+      throw options.bad(
+        "extensions",
+        `haas.ext.${kind}.…`,
+        `name exactly one ${what}: ${legal.map((l) => `haas.ext.${kind}.${l}`).join(" or ")}`,
+      );
     }
     return name;
   };

@@ -24,6 +24,7 @@ const stopPauseMs = 50;
  * above what the slowest call takes (a BMC that does not answer), and below Bun's limit of 255.
  */
 const idleTimeoutSeconds = 250;
+const halfClosedQuietMs = 500;
 /** What may wait for a slow reader before the sender is paused. */
 const bufferLimitBytes = 256 * 1024;
 /** Above what any call takes (see routes/controller.ts), so that the answer can be a clear one. */
@@ -51,7 +52,12 @@ export function listen(app: App, { host, port }: { host: string; port: number })
     return front.listen(host, port);
   } catch (error) {
     front.close();
-    const why = error instanceof Error && "code" in error && error.code === "EADDRINUSE" ? "it is in use" : error instanceof Error ? error.message : String(error);
+    const why =
+      error instanceof Error && "code" in error && error.code === "EADDRINUSE"
+        ? "it is in use"
+        : error instanceof Error
+          ? error.message
+          : String(error);
     throw new ListenError(`Can't listen on ${host} port ${port}: ${why}.`);
   }
 }
@@ -61,6 +67,10 @@ interface Pipe {
   /** What came before the first request line was complete. Null once it was passed on. */
   head: Buffer | null;
   headTimer: Timer | null;
+  /** Whether the client has said something since the server last did. */
+  awaiting: boolean;
+  /** The client has closed its sending side, and waits for an answer; see `#halfClosed`. */
+  ended: boolean;
   upstream: Socket<Pipe> | null;
   toServer: Outbox;
   toClient: Outbox;
@@ -127,7 +137,7 @@ class ConnectionFront {
         open: (client) => front.#open(client),
         data: (client, chunk) => front.#fromClient(client, chunk),
         drain: (client) => void (client.data.toClient.drain(client) && client.data.upstream?.resume()),
-        end: (client) => client.data?.toServer.end(client.data.upstream),
+        end: (client) => front.#halfClosed(client),
         close: (client) => front.#close(client),
         error: (client) => void client.terminate(),
       },
@@ -139,7 +149,12 @@ class ConnectionFront {
     client.data = {
       address: client.remoteAddress,
       head: Buffer.alloc(0),
-      headTimer: setTimeout(() => this.#refuse(client, 408, "Request Timeout", "The request line did not arrive in time."), firstLineTimeoutMs),
+      headTimer: setTimeout(
+        () => this.#refuse(client, 408, "Request Timeout", "The request line did not arrive in time."),
+        firstLineTimeoutMs,
+      ),
+      awaiting: false,
+      ended: false,
       upstream: null,
       toServer: new Outbox(),
       toClient: new Outbox(),
@@ -153,11 +168,13 @@ class ConnectionFront {
 
   #fromClient(client: Socket<Pipe>, chunk: Buffer): void {
     const pipe = client.data;
+    pipe.awaiting = true;
     if (pipe.head !== null) {
       const head = pipe.head.byteLength === 0 ? chunk : Buffer.concat([pipe.head, chunk]);
       const end = head.indexOf(10);
-      if (end === -1) {
-        if (head.byteLength > firstLineLimitBytes) this.#refuse(client, 414, "URI Too Long", `The request line is longer than ${firstLineLimitBytes} bytes.`);
+      if (end === -1 || end > firstLineLimitBytes) {
+        if (head.byteLength > firstLineLimitBytes)
+          this.#refuse(client, 414, "URI Too Long", `The request line is longer than ${firstLineLimitBytes} bytes.`);
         else pipe.head = Buffer.from(head);
         return;
       }
@@ -183,6 +200,8 @@ class ConnectionFront {
           else if (client.data.toServer.drain(upstream)) client.resume();
         },
         data: (upstream, chunk) => {
+          upstream.data.awaiting = false;
+          if (upstream.data.ended) this.#halfClosed(client);
           if (!upstream.data.toClient.send(client, chunk)) upstream.pause();
         },
         drain: (upstream) => void (upstream.data.toServer.drain(upstream) && client.resume()),
@@ -192,6 +211,20 @@ class ConnectionFront {
         connectError: () => this.#refuse(client, 503, "Service Unavailable", "The server is stopping."),
       },
     }).catch(() => client.terminate());
+  }
+
+  /**
+   * Bun drops a request whose client has closed its sending side. So it hears of that once it has answered, and has
+   * had nothing to say for a while. (If it never answers, its own idle time-out ends the connection.)
+   */
+  #halfClosed(client: Socket<Pipe>): void {
+    const pipe = client.data;
+    const end = () => pipe.toServer.end(pipe.upstream);
+    if (pipe.head !== null) return void client.end();
+    if (!pipe.ended && !pipe.awaiting) return end();
+    clearTimeout(pipe.headTimer ?? undefined);
+    if (pipe.ended) pipe.headTimer = setTimeout(end, halfClosedQuietMs);
+    pipe.ended = true;
   }
 
   #close(client: Socket<Pipe>): void {
@@ -207,7 +240,7 @@ class ConnectionFront {
     clearTimeout(client.data.headTimer ?? undefined);
     const body = JSON.stringify({ type: status < 500 ? "ValidationError" : "ServerError", msg });
     client.end(
-      `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+      `HTTP/1.1 ${status} ${reason}\r\nX-Request-Id: ${crypto.randomUUID()}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
     );
   }
 
@@ -245,6 +278,8 @@ class ConnectionFront {
     const busy = () => [...this.#servers.values()].some(({ server }) => server.pendingRequests > 0);
     do await Bun.sleep(stopPauseMs);
     while (busy() && performance.now() < deadline);
+    // The last answers may be on their way through here still.
+    await Bun.sleep(stopPauseMs);
     this.close();
   }
 

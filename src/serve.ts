@@ -36,7 +36,9 @@ export async function createContext(config: Config, log: Log, wake: () => void):
     config,
     db,
     log,
-    obm: new ObmRegistry(config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm),
+    obm: new ObmRegistry(
+      config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm,
+    ),
     switches: new SwitchRegistry(config.switches, config.unsavedSwitches),
     headnodes: mockHeadnodes,
     allocator,
@@ -62,7 +64,13 @@ export async function serve(config: Config, options: { port: number; host: strin
     });
   }
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
-  log.info("serving", { url, documentation: `${url}/swagger`, database: redactUri(config.databaseUri), networks: options.networks, pid: process.pid });
+  log.info("serving", {
+    url,
+    documentation: `${url}/swagger`,
+    database: redactUri(config.databaseUri),
+    networks: options.networks,
+    pid: process.pid,
+  });
   await untilSignal();
   log.info("stopping: finishing what is in hand");
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), listener?.stop()]);

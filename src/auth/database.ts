@@ -35,7 +35,9 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
   let decoy: Promise<string> | null = null;
 
   async function verify(name: string, password: string, storedHash: string | null, address: string): Promise<boolean> {
-    const digest = createHmac("sha256", key).update(JSON.stringify([name, password, storedHash])).digest("base64");
+    const digest = createHmac("sha256", key)
+      .update(JSON.stringify([name, password, storedHash]))
+      .digest("base64");
     const known = verdicts.get(digest);
     if (known && known.until > Date.now()) return known.right;
     const counters = [`account ${name}`, `address ${address}`];

@@ -148,10 +148,17 @@ function argumentsFor(command: Command, values: readonly string[]): Arguments {
 }
 
 /** Let cac parse the guarded words and count them, and name them by argument. */
-function runCac(command: Command, values: readonly string[], flags: readonly string[]): { values: Record<string, string>; options: Options } {
+function runCac(
+  command: Command,
+  values: readonly string[],
+  flags: readonly string[],
+): { values: Record<string, string>; options: Options } {
   const args = argumentsFor(command, values);
   if (args === command.args && command.variants && values.length > 1) {
-    throw new UsageError(`'${values[1]}' is not a ${Object.keys(command.args)[0]} type. There are: ${Object.keys(command.variants).join(", ")}.`, command);
+    throw new UsageError(
+      `'${values[1]}' is not a ${Object.keys(command.args)[0]} type. There are: ${Object.keys(command.variants).join(", ")}.`,
+      command,
+    );
   }
   const cli = cac("haas");
   const shape = Object.entries(args).map(([name, argument]) => (detail(argument).optional ? `[${name}]` : `<${name}>`));
@@ -160,7 +167,9 @@ function runCac(command: Command, values: readonly string[], flags: readonly str
     const spec = optionSpecs[option];
     registered.option("value" in spec ? `${spec.flag} <${spec.value}>` : spec.flag, spec.about);
   }
-  const { args: guarded, options } = cli.parse(["bun", "haas", command.name, ...values.map((value) => guard + value), ...flags], { run: false });
+  const { args: guarded, options } = cli.parse(["bun", "haas", command.name, ...values.map((value) => guard + value), ...flags], {
+    run: false,
+  });
   try {
     registered.checkRequiredArgs();
     registered.checkUnusedArgs();

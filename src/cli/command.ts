@@ -76,8 +76,14 @@ export interface LocalCommand<A extends Arguments = any> extends Described<A> {
 
 export type Command = ClientCommand | LocalCommand;
 
-export const client = <const A extends Arguments>(command: Omit<ClientCommand<A>, "kind">): ClientCommand<A> => ({ kind: "client", ...command });
-export const local = <const A extends Arguments>(command: Omit<LocalCommand<A>, "kind">): LocalCommand<A> => ({ kind: "local", ...command });
+export const client = <const A extends Arguments>(command: Omit<ClientCommand<A>, "kind">): ClientCommand<A> => ({
+  kind: "client",
+  ...command,
+});
+export const local = <const A extends Arguments>(command: Omit<LocalCommand<A>, "kind">): LocalCommand<A> => ({
+  kind: "local",
+  ...command,
+});
 
 /** The command line is wrong. Ends the program with status 2, after the usage of the command, if it is known. */
 export class UsageError extends Error {
@@ -88,4 +94,3 @@ export class UsageError extends Error {
     super(message);
   }
 }
-

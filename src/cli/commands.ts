@@ -30,7 +30,10 @@ export const commands: readonly Command[] = [
     name: "help",
     grouped: "help",
     about: "describe every command, a group of them, or one",
-    args: { command: { about: "a command or a group", optional: true }, verb: { about: "the second word of a grouped name", optional: true } },
+    args: {
+      command: { about: "a command or a group", optional: true },
+      verb: { about: "the second word of a grouped name", optional: true },
+    },
     run: async ({ command, verb }) => {
       const words = [command, verb].filter((word) => word !== undefined);
       const help = helpFor(commands, words);

@@ -35,7 +35,14 @@ function following(command: Command): string[] {
 }
 
 const cases = (commands: readonly Command[], word: (list: string) => string) =>
-  commands.map((command) => `    ${spellings(command).map((spelling) => `'${spelling}'`).join("|")}) ${word(following(command).join(" "))} ;;`).join("\n");
+  commands
+    .map(
+      (command) =>
+        `    ${spellings(command)
+          .map((spelling) => `'${spelling}'`)
+          .join("|")}) ${word(following(command).join(" "))} ;;`,
+    )
+    .join("\n");
 
 const groupCases = (groups: ReadonlyMap<string, readonly string[]>, word: (list: string) => string) =>
   [...groups].map(([group, seconds]) => `    ${group}) ${word(seconds.join(" "))} ;;`).join("\n");
@@ -61,7 +68,10 @@ ${groupCases(groups, (list) => `words='${list} --help'`).replaceAll(/^/gm, "  ")
     esac
   fi
   case "$one" in
-${cases(commands.filter(({ name }) => name !== "help"), (list) => `words="$words ${list}"`)}
+${cases(
+  commands.filter(({ name }) => name !== "help"),
+  (list) => `words="$words ${list}"`,
+)}
     *) case "$one \${COMP_WORDS[2]}" in
 ${cases(commands, (list) => `words="$words ${list}"`)}
     esac ;;
@@ -92,7 +102,10 @@ ${groupCases(groups, (list) => `compadd -- ${list} --help`)}
     esac
   fi
   case $one in
-${cases(commands.filter(({ name }) => name !== "help"), (list) => `compadd -- ${list}`)}
+${cases(
+  commands.filter(({ name }) => name !== "help"),
+  (list) => `compadd -- ${list}`,
+)}
   esac
   case "$one $two" in
 ${cases(commands, (list) => `compadd -- ${list}`)}
@@ -105,14 +118,17 @@ if [ "$funcstack[1]" = _haas ]; then _haas "$@"; else compdef _haas haas; fi
 function fish(first: readonly string[], groups: ReadonlyMap<string, readonly string[]>, commands: readonly Command[]): string {
   const about = (text: string) => `'${text.replaceAll(/['\\]/g, "\\$&")}'`;
   const described = new Map(commands.map((command) => [command.name, command.about]));
-  const lines = first.map((word) => `complete -c haas -n '__fish_is_nth_token 1' -a ${word} -d ${about(described.get(word) ?? `commands of ${word}`)}`);
+  const lines = first.map(
+    (word) => `complete -c haas -n '__fish_is_nth_token 1' -a ${word} -d ${about(described.get(word) ?? `commands of ${word}`)}`,
+  );
   for (const [group, seconds] of groups) {
     lines.push(`complete -c haas -n '__fish_is_nth_token 2; and __fish_seen_subcommand_from ${group}' -a '${seconds.join(" ")}'`);
   }
   for (const command of commands) {
     const words = following(command).filter((word) => word !== "--config");
     const [group, second] = command.grouped.split(" ");
-    const grouped = second === undefined ? "" : `; or begin; __fish_seen_subcommand_from ${group}; and __fish_seen_subcommand_from ${second}; end`;
+    const grouped =
+      second === undefined ? "" : `; or begin; __fish_seen_subcommand_from ${group}; and __fish_seen_subcommand_from ${second}; end`;
     lines.push(`complete -c haas -n '__fish_seen_subcommand_from ${command.name}${grouped}' -a '${words.join(" ")}'`);
   }
   return `# fish completion for haas: haas completion fish | source

@@ -15,7 +15,8 @@ export function findServer(configOption: string | undefined, env: Record<string,
   try {
     return createClient({ endpoint, username: env.HAAS_USERNAME, password: env.HAAS_PASSWORD });
   } catch (error) {
-    if (error instanceof EndpointError) throw new UsageError(`${fromEnv === null ? `${file}: [client] endpoint` : "HAAS_ENDPOINT"}: ${error.message}`);
+    if (error instanceof EndpointError)
+      throw new UsageError(`${fromEnv === null ? `${file}: [client] endpoint` : "HAAS_ENDPOINT"}: ${error.message}`);
     throw error;
   }
 }

@@ -17,7 +17,11 @@ export function findCommand(commands: readonly Command[], words: readonly string
 const groupOf = (commands: readonly Command[], word: string): Command[] =>
   commands.filter((command) => spellings(command).some((spelling) => spelling.startsWith(`${word} `)));
 
-export const optionsOf = (command: Command): OptionName[] => [...(command.options ?? []), ...(command.kind === "client" ? (["json"] as const) : []), "config"];
+export const optionsOf = (command: Command): OptionName[] => [
+  ...(command.options ?? []),
+  ...(command.kind === "client" ? (["json"] as const) : []),
+  "config",
+];
 
 export const detail = (argument: Argument) => (typeof argument === "string" ? { about: argument } : argument);
 
@@ -56,21 +60,36 @@ export function helpFor(commands: readonly Command[], words: readonly string[]):
 
 function commandHelp(command: Command): string {
   const args: Record<string, Argument> = Object.assign({}, command.args, ...Object.values(command.variants ?? {}));
-  const also = spellings(command).slice(1).map((spelling) => `haas ${spelling}`);
+  const also = spellings(command)
+    .slice(1)
+    .map((spelling) => `haas ${spelling}`);
   return [
     `${sentence(command.about)}\n`,
-    `Usage:\n${usageLines(command).map((line) => `  haas ${line}\n`).join("")}`,
+    `Usage:\n${usageLines(command)
+      .map((line) => `  haas ${line}\n`)
+      .join("")}`,
     also.length > 0 ? `Also:\n  ${also.join("\n  ")}\n` : "",
-    section("Arguments", Object.entries(args).map(([name, argument]) => [name, detail(argument).about])),
-    section("Options", optionsOf(command).map((option) => [flagText(option), optionSpecs[option].about])),
-    Object.values(args).some((argument) => detail(argument).verbatim) ? "After -- every word is a value, also one that looks like an option.\n" : "",
+    section(
+      "Arguments",
+      Object.entries(args).map(([name, argument]) => [name, detail(argument).about]),
+    ),
+    section(
+      "Options",
+      optionsOf(command).map((option) => [flagText(option), optionSpecs[option].about]),
+    ),
+    Object.values(args).some((argument) => detail(argument).verbatim)
+      ? "After -- every word is a value, also one that looks like an option.\n"
+      : "",
   ]
     .filter((part) => part !== "")
     .join("\n");
 }
 
 function groupHelp(word: string, group: readonly Command[]): string {
-  const rows = group.map((command): [string, string] => [`haas ${spellings(command).find((spelling) => spelling.startsWith(`${word} `))!}`, command.about]);
+  const rows = group.map((command): [string, string] => [
+    `haas ${spellings(command).find((spelling) => spelling.startsWith(`${word} `))!}`,
+    command.about,
+  ]);
   return `${section(`Commands of ${word}`, rows)}\nhaas ${word} <command> --help describes one of them.\n`;
 }
 
@@ -78,7 +97,14 @@ function overview(commands: readonly Command[]): string {
   const groups = [...new Set(commands.map((command) => command.grouped.split(" ")[0]!))];
   const width = Math.max(...commands.map(({ name }) => name.length));
   const describe = ({ name, about }: Command) => `  ${name.padEnd(width)}  ${about}\n`;
-  const lines = groups.map((word) => commands.filter(({ grouped }) => grouped.split(" ")[0] === word).map(describe).join("")).join("\n");
+  const lines = groups
+    .map((word) =>
+      commands
+        .filter(({ grouped }) => grouped.split(" ")[0] === word)
+        .map(describe)
+        .join(""),
+    )
+    .join("\n");
   return `haas shares a room full of machines between projects.
 
 Usage:

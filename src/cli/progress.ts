@@ -60,7 +60,9 @@ export async function followAction(client: Client, id: string, progress: Progres
     await Bun.sleep(pauseMs);
     pauseMs = Math.min(longestPauseMs, pauseMs * 1.5);
   }
-  throw new ActionError(`Networking action ${id} is still pending after ${longestWaitMs / 60_000} minutes; see haas show_networking_action ${id}.`);
+  throw new ActionError(
+    `Networking action ${id} is still pending after ${longestWaitMs / 60_000} minutes; see haas show_networking_action ${id}.`,
+  );
 }
 
 function describe(action: Record<string, unknown>): string {

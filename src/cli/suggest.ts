@@ -8,7 +8,10 @@ export function unknownCommand(commands: readonly Command[], words: readonly str
   const known = commands.flatMap(spellings);
   // Both words are the name that was meant, or the first one is and the second is a value.
   const asGrouped = nearest(both, known);
-  const asFirst = nearest(first, known.flatMap((name) => [name, name.split(" ")[0]!]));
+  const asFirst = nearest(
+    first,
+    known.flatMap((name) => [name, name.split(" ")[0]!]),
+  );
   const swapped = [both, first].map((words) => nearest(inOrder(words), known, inOrder));
   const best = [asGrouped, asFirst, ...swapped].find((names) => names.length > 0);
   const typed = best === asGrouped ? both : first;

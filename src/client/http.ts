@@ -89,7 +89,9 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
 function parseEndpoint(endpoint: string): { address: string; shown: string; credentials: string | null } {
   const url = URL.canParse(endpoint) ? new URL(endpoint) : null;
   if (!url || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
-    throw new EndpointError(`The endpoint ${JSON.stringify(endpoint.replace(/\/\/[^/@]*@/, "//"))} is not an address like http://127.0.0.1:5000.`);
+    throw new EndpointError(
+      `The endpoint ${JSON.stringify(endpoint.replace(/\/\/.*@/, "//"))} is not an address like http://127.0.0.1:5000.`,
+    );
   }
   const credentials = url.username === "" ? null : `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
   const address = url.origin + url.pathname.replace(/\/+$/, "");
@@ -99,7 +101,8 @@ function parseEndpoint(endpoint: string): { address: string; shown: string; cred
 function encodePath(segments: readonly string[]): string {
   for (const segment of segments) {
     // A URL can't hold these: every parser takes them, and their encoded forms, for a walk up the path.
-    if (segment === "." || segment === "..") throw new ApiError("BadArgumentError", `'${segment}' can't be the name of anything.`, 400, null);
+    if (segment === "." || segment === "..")
+      throw new ApiError("BadArgumentError", `'${segment}' can't be the name of anything.`, 400, null);
   }
   return segments.map((segment) => `/${encodeURIComponent(segment.toWellFormed())}`).join("");
 }
@@ -118,7 +121,12 @@ function toApiError(response: Response, answer: string): ApiError {
   }
   const location = response.headers.get("location");
   const where = response.status < 400 && location !== null ? `, which points to ${location.replace(/\/\/[^/@]*@/, "//")}` : "";
-  return new ApiError("Error", `The server answered ${`${response.status} ${response.statusText}`.trim()}${where}.`, response.status, requestId);
+  return new ApiError(
+    "Error",
+    `The server answered ${`${response.status} ${response.statusText}`.trim()}${where}.`,
+    response.status,
+    requestId,
+  );
 }
 
 /** Why there was no answer, in words that do not repeat the address. */
@@ -128,7 +136,9 @@ function reason(error: unknown, requestTimeoutMs: number): string {
   if (code === "ConnectionRefused" || code === "ECONNREFUSED") return "connection refused";
   if (code === "ConnectionClosed" || code === "ECONNRESET") return "the connection was closed before an answer came";
   if (code === "FailedToOpenSocket" || code === "ENOTFOUND") return "no such host, or no way to it";
-  return messageOf(error).split("\n")[0]!.replace(/[.\s]+$/, "");
+  return messageOf(error)
+    .split("\n")[0]!
+    .replace(/[.\s]+$/, "");
 }
 
 function parseJson(text: string): unknown {
@@ -139,4 +149,5 @@ function parseJson(text: string): unknown {
   }
 }
 
-export const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);

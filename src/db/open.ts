@@ -30,7 +30,9 @@ export class DatabaseError extends Error {}
 
 /** Open the database at `uri`, create or migrate its tables, and refuse one that is newer than this program. */
 export async function openDatabase(uri: string): Promise<Db> {
-  const db = new Kysely<Tables>({ dialect: isPostgresUri(uri) ? postgresDialect(uri) : sqliteDialect(uri) });
+  const sqlite = isPostgresUri(uri) ? null : openSqlite(uri);
+  const db = new Kysely<Tables>({ dialect: sqlite ? new HaasSqliteDialect(sqlite) : postgresDialect(uri) });
+  if (sqlite) versions.set(db, versionOf(sqlite));
   try {
     await migrate(db);
   } catch (error) {
@@ -41,21 +43,33 @@ export async function openDatabase(uri: string): Promise<Db> {
   return db;
 }
 
+const versions = new WeakMap<Db, () => string>();
+
+/**
+ * A text that differs whenever the data may differ; null where the database can't tell cheaply.
+ * What a query read between two equal versions is the committed data of that version, because
+ * queries and transactions take turns at the one connection.
+ */
+export const databaseVersion = (db: Db): string | null => versions.get(db)?.() ?? null;
+
+/** Changes by this connection, be they committed or not, and commits by all others. */
+function versionOf(sqlite: Database): () => string {
+  const own = sqlite.query("select total_changes()");
+  const others = sqlite.query("pragma data_version");
+  return () => `${own.values()[0]![0]} ${others.values()[0]![0]}`;
+}
+
 export const isPostgresUri = (uri: string) => /^postgres(ql)?:\/\//.test(uri);
 
-/** The URI without its password. */
-export const redactUri = (uri: string) => uri.replace(/^([a-z]+:\/\/[^:/@]*):[^@]*@/, "$1:***@");
+/** The URI without its password, which may hold an `@` and may stand among the options. */
+export const redactUri = (uri: string) => uri.replace(/^([a-z]+:\/\/[^:/@]*):.*@/, "$1:***@").replace(/([?&]\w*password=)[^&]*/gi, "$1***");
 
 async function migrate(db: Db): Promise<void> {
   const migrator = new Migrator({ db, provider: { getMigrations: async () => migrations } });
   const tables = await db.introspection.getTables({ withInternalKyselyTables: true });
   if (tables.some((table) => table.name === "kysely_migration")) {
     const known = new Set(Object.keys(migrations));
-    const applied = await db
-      .withTables<{ kysely_migration: { name: string } }>()
-      .selectFrom("kysely_migration")
-      .select("name")
-      .execute();
+    const applied = await db.withTables<{ kysely_migration: { name: string } }>().selectFrom("kysely_migration").select("name").execute();
     const newer = applied.find(({ name }) => !known.has(name));
     if (newer) {
       throw new DatabaseError(
@@ -92,21 +106,19 @@ export function sqlitePath(uri: string): string {
   return path;
 }
 
-function sqliteDialect(uri: string): Dialect {
+function openSqlite(uri: string): Database {
   const path = sqlitePath(uri);
-  let database: Database;
   try {
-    database = new Database(path, { create: true, strict: false });
+    return new Database(path, { create: true, strict: false });
   } catch (error) {
     throw new DatabaseError(`The database file ${path} can't be opened: ${messageOf(error)}`, { cause: error });
   }
-  return new HaasSqliteDialect(database);
 }
 
 /**
  * kysely-bun-sqlite with what haas relies on: durable commits, foreign keys, the write lock taken at
  * BEGIN (so that no transaction fails half-way because another process wrote), migrations that roll
- * back as a whole, and statements prepared once.
+ * back as a whole, statements prepared once, and turns at the connection in order.
  */
 class HaasSqliteDialect extends BunSqliteDialect {
   constructor(database: Database) {
@@ -135,6 +147,14 @@ class HaasSqliteDialect extends BunSqliteDialect {
 
   override createDriver(): Driver {
     const driver = super.createDriver();
+    const turns = new Turns();
+    let connection: Promise<DatabaseConnection> | null = null;
+    const acquire = driver.acquireConnection.bind(driver);
+    driver.acquireConnection = async () => {
+      await turns.take();
+      return (connection ??= acquire());
+    };
+    driver.releaseConnection = async () => turns.pass();
     driver.beginTransaction = async (connection: DatabaseConnection) => {
       await connection.executeQuery(CompiledQuery.raw("begin immediate"));
     };
@@ -143,6 +163,23 @@ class HaasSqliteDialect extends BunSqliteDialect {
 
   override createAdapter(): SqliteAdapter {
     return new TransactionalSqliteAdapter();
+  }
+}
+
+/** Who may use the one connection: first come, first served. (The driver's own lock wakes all who wait whenever it is free.) */
+class Turns {
+  #taken = false;
+  readonly #waiting: (() => void)[] = [];
+
+  async take(): Promise<void> {
+    if (this.#taken) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#taken = true;
+  }
+
+  pass(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#taken = false;
   }
 }
 

@@ -46,8 +46,7 @@ const isBusy = (error: unknown) => busyCodes.has(codeOf(error));
 const uniqueCodes = new Set(["SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"]);
 const foreignKeyCodes = new Set(["SQLITE_CONSTRAINT_FOREIGNKEY", "23503"]);
 
-const codeOf = (error: unknown): string =>
-  typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
+const codeOf = (error: unknown): string => (typeof error === "object" && error !== null && "code" in error ? String(error.code) : "");
 
 /**
  * Turn a violated constraint into the documented error: `onUnique` when something like it exists

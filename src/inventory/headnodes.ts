@@ -128,7 +128,12 @@ export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, 
   await translate(
     write(db, async (tx) => {
       const headnode = await getHeadnode(tx, caller, headnodeLabel);
-      const exists = await tx.selectFrom("hnic").select("id").where("headnode_id", "=", headnode.id).where("label", "=", label).executeTakeFirst();
+      const exists = await tx
+        .selectFrom("hnic")
+        .select("id")
+        .where("headnode_id", "=", headnode.id)
+        .where("label", "=", label)
+        .executeTakeFirst();
       if (exists) throw duplicate(`Hnic ${quote(label)} on headnode ${quote(headnodeLabel)} exists already.`);
       requireNeverStarted(headnode);
       await tx.insertInto("hnic").values({ headnode_id: headnode.id, label, network_id: null }).execute();
@@ -152,7 +157,8 @@ export async function connectHnic(db: Db, caller: Caller, headnodeLabel: string,
     const headnode = await getHeadnode(tx, caller, headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     const network = await getNetwork(tx, networkLabel);
-    if (!network.allocated) throw badArgument(`Network ${quote(networkLabel)} has an id that was not allocated from the pool, so no headnode can join it.`);
+    if (!network.allocated)
+      throw badArgument(`Network ${quote(networkLabel)} has an id that was not allocated from the pool, so no headnode can join it.`);
     requireNeverStarted(headnode);
     if (!(await mayUse(tx, headnode.project_id, network))) {
       throw projectMismatch(`Project ${quote(headnode.project)} has no access to network ${quote(networkLabel)}.`);

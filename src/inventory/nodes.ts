@@ -1,5 +1,7 @@
 import { type Caller, mayActFor, requireNodeProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
+import { ReadCache } from "../db/cache.ts";
+import { prepared } from "../db/prepared.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { blocked, duplicate, illegalState, notFound, quote } from "../errors.ts";
 import type { ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
@@ -15,29 +17,47 @@ interface NodeRow {
   obm_enabled: 0 | 1;
 }
 
+const nodeByLabel = prepared((db, label: string) => db.selectFrom("node").selectAll().where("label", "=", label));
+
 export async function getNode(db: Db, label: string): Promise<NodeRow> {
-  const node = await db.selectFrom("node").selectAll().where("label", "=", label).executeTakeFirst();
+  const [node] = await nodeByLabel(db, label);
   if (!node) throw notFound("Node", label);
   return node;
 }
 
+const nicByLabel = prepared((db, nodeId: number, label: string) =>
+  db.selectFrom("nic").selectAll().where("node_id", "=", nodeId).where("label", "=", label),
+);
+
 export async function getNic(db: Db, node: { id: number; label: string }, label: string) {
-  const nic = await db.selectFrom("nic").selectAll().where("node_id", "=", node.id).where("label", "=", label).executeTakeFirst();
+  const [nic] = await nicByLabel(db, node.id, label);
   if (!nic) throw notFound("Nic", label, ` on node ${quote(node.label)}`);
   return nic;
 }
 
-/** Sorted names: the free nodes for `free`, all of them for any other word. A node with a suspect port is not free. */
-export async function listNodes(db: Db, which: string): Promise<string[]> {
-  let query = db.selectFrom("node").select("label").orderBy("label");
-  if (which === "free") {
-    query = query
-      .where("project_id", "is", null)
-      .where("id", "not in", (suspect) =>
-        suspect.selectFrom("nic").innerJoin("port", "port.id", "nic.port_id").select("nic.node_id").where("port.suspect", "is not", null),
-      );
-  }
-  return (await query.execute()).map(({ label }) => label);
+const allNodes = prepared((db) => db.selectFrom("node").select("label").orderBy("label"));
+
+/** The ports that are suspect are few: they come first, and then their nics. */
+const freeNodes = prepared((db) =>
+  db
+    .selectFrom("node")
+    .select("label")
+    .where("project_id", "is", null)
+    .where("id", "not in", (suspect) =>
+      suspect
+        .selectFrom("nic")
+        .select("node_id")
+        .where("port_id", "in", (port) => port.selectFrom("port").select("id").where("suspect", "is not", null)),
+    )
+    .orderBy("label"),
+);
+
+const nodeLists = new ReadCache<string>();
+
+/** JSON: sorted names, the free nodes for `free`, all of them for any other word. A node with a suspect port is not free. */
+export function listNodes(db: Db, which: string): Promise<string> {
+  const [key, query] = which === "free" ? (["free", freeNodes] as const) : (["all", allNodes] as const);
+  return nodeLists.get(db, key, async () => JSON.stringify((await query(db)).map(({ label }) => label)));
 }
 
 export async function registerNode(
@@ -79,57 +99,77 @@ export async function removeNode(db: Db, label: string): Promise<void> {
   });
 }
 
-export interface NodeDetails {
+interface NodeDetails {
   name: string;
   project: string | null;
   metadata: Record<string, string>;
   nics: { label: string; macaddr: string; networks: Record<string, string>; port?: string | null; switch?: string | null }[];
 }
 
-/** Everything about a node. Cabling is for administrators only. */
-export async function showNode(db: Db, caller: Caller, label: string): Promise<NodeDetails> {
-  const node = await db
+/** A row for each attachment of each nic of the node; one for a nic without any, and one without a nic for a node without any. */
+const nodeRows = prepared((db, label: string) =>
+  db
     .selectFrom("node")
     .leftJoin("project", "project.id", "node.project_id")
-    .select(["node.id", "node.project_id", "project.label as project"])
-    .where("node.label", "=", label)
-    .executeTakeFirst();
-  if (!node) throw notFound("Node", label);
-  if (node.project_id !== null) requireNodeProject(caller, node);
-  const rows = await db
-    .selectFrom("nic")
+    .leftJoin("nic", "nic.node_id", "node.id")
     .leftJoin("port", "port.id", "nic.port_id")
     .leftJoin("switch", "switch.id", "port.switch_id")
     .leftJoin("attachment", "attachment.nic_id", "nic.id")
     .leftJoin("network", "network.id", "attachment.network_id")
     .select([
-      "nic.label",
+      "node.project_id",
+      "project.label as project",
+      "nic.label as nic",
       "nic.mac_addr",
       "port.label as port",
       "switch.label as switch",
       "attachment.channel",
       "network.label as network",
     ])
-    .where("nic.node_id", "=", node.id)
-    .orderBy("nic.label")
-    .execute();
+    .where("node.label", "=", label)
+    .orderBy("nic.label"),
+);
+
+const metadataRows = prepared((db, label: string) =>
+  db
+    .selectFrom("node_metadata as metadata")
+    .innerJoin("node", "node.id", "metadata.node_id")
+    .select(["metadata.label", "metadata.value"])
+    .where("node.label", "=", label)
+    .orderBy("metadata.label"),
+);
+
+const nodeDetails = new ReadCache<{ projectId: number | null; forAdmins: string; forOthers: string }>();
+
+/** JSON: everything about a node, a `NodeDetails`. Cabling is for administrators only. */
+export async function showNode(db: Db, caller: Caller, label: string): Promise<string> {
+  const { projectId, forAdmins, forOthers } = await nodeDetails.get(db, label, () => readNode(db, label));
+  if (projectId !== null) requireNodeProject(caller, { project_id: projectId });
+  return caller.isAdmin ? forAdmins : forOthers;
+}
+
+async function readNode(db: Db, label: string) {
+  const [rows, metadata] = await Promise.all([nodeRows(db, label), metadataRows(db, label)]);
+  const [node] = rows;
+  if (!node) throw notFound("Node", label);
   const nics = new Map<string, NodeDetails["nics"][number]>();
   for (const row of rows) {
-    const nic = nics.get(row.label) ?? {
-      label: row.label,
-      macaddr: row.mac_addr,
-      networks: {},
-      ...(caller.isAdmin && { port: row.port, switch: row.switch }),
-    };
+    if (row.nic === null) continue;
+    const nic = nics.get(row.nic) ?? { label: row.nic, macaddr: row.mac_addr!, networks: {}, port: row.port, switch: row.switch };
     if (row.channel !== null) nic.networks[row.channel] = row.network!;
-    nics.set(row.label, nic);
+    nics.set(row.nic, nic);
   }
-  const metadata = await db.selectFrom("node_metadata").select(["label", "value"]).where("node_id", "=", node.id).orderBy("label").execute();
-  return {
+  const details: NodeDetails = {
     name: label,
     project: node.project,
     nics: [...nics.values()],
     metadata: Object.fromEntries(metadata.map((row) => [row.label, row.value])),
+  };
+  const uncabled = details.nics.map(({ label: nic, macaddr, networks }) => ({ label: nic, macaddr, networks }));
+  return {
+    projectId: node.project_id,
+    forAdmins: JSON.stringify(details),
+    forOthers: JSON.stringify({ ...details, nics: uncabled } satisfies NodeDetails),
   };
 }
 
@@ -202,7 +242,11 @@ export async function enableObm(db: Db, caller: Caller, label: string, enabled: 
   await write(db, async (tx: Tx) => {
     const node = await getNode(tx, label);
     requireNodeProject(caller, node);
-    await tx.updateTable("node").set({ obm_enabled: enabled ? 1 : 0 }).where("id", "=", node.id).execute();
+    await tx
+      .updateTable("node")
+      .set({ obm_enabled: enabled ? 1 : 0 })
+      .where("id", "=", node.id)
+      .execute();
   });
 }
 

@@ -88,7 +88,9 @@ export async function connectNode(db: Db, caller: Caller, label: string, nodeLab
       .limit(1)
       .executeTakeFirst();
     if (suspect) {
-      throw blocked(`Node ${quote(nodeLabel)} can't be allocated until its port ${quote(suspect.label)} is known to carry nothing: ${suspect.suspect}`);
+      throw blocked(
+        `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(suspect.label)} is known to carry nothing: ${suspect.suspect}`,
+      );
     }
     await tx.updateTable("node").set({ project_id: project.id }).where("id", "=", node.id).where("project_id", "is", null).execute();
   });
@@ -115,7 +117,12 @@ export async function detachNode(ctx: Context, caller: Caller, label: string, no
 async function checkDetach(db: Db, caller: Caller, label: string, nodeLabel: string) {
   const project = await getProject(db, label);
   requireProject(caller, project);
-  const node = await db.selectFrom("node").selectAll().where("label", "=", nodeLabel).where("project_id", "=", project.id).executeTakeFirst();
+  const node = await db
+    .selectFrom("node")
+    .selectAll()
+    .where("label", "=", nodeLabel)
+    .where("project_id", "=", project.id)
+    .executeTakeFirst();
   if (!node) throw new HaasError("NotFoundError", `Node ${quote(nodeLabel)} is not in project ${quote(label)}.`);
   const attached = await db
     .selectFrom("attachment")

@@ -41,7 +41,10 @@ export async function registerSwitch(ctx: Context, label: string, type: string, 
       if (exists) throw duplicate(`Switch ${quote(label)} exists already.`);
       const driver = ctx.switches.byType(type);
       checkSettings(driver.settings, settings, `The ${driver.name} switch driver`);
-      await tx.insertInto("switch").values({ label, type, settings: JSON.stringify(settings), lease_owner: null }).execute();
+      await tx
+        .insertInto("switch")
+        .values({ label, type, settings: JSON.stringify(settings), lease_owner: null })
+        .execute();
     }),
     { onUnique: () => duplicate(`Switch ${quote(label)} exists already.`) },
   );
@@ -71,7 +74,12 @@ export async function registerPort(ctx: Context, switchLabel: string, label: str
   await translate(
     write(ctx.db, async (tx) => {
       const parent = await getSwitch(tx, switchLabel);
-      const exists = await tx.selectFrom("port").select("id").where("switch_id", "=", parent.id).where("label", "=", label).executeTakeFirst();
+      const exists = await tx
+        .selectFrom("port")
+        .select("id")
+        .where("switch_id", "=", parent.id)
+        .where("label", "=", label)
+        .executeTakeFirst();
       if (exists) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
       ctx.switches.byType(parent.type).validatePort(label);
       const { id } = await tx

@@ -31,7 +31,12 @@ export async function listUsers(db: Db): Promise<Record<string, { is_admin: bool
 export async function createUser(db: Db, label: string, password: string, isAdmin: boolean): Promise<void> {
   const password_hash = await hashPassword(password);
   await translate(
-    write(db, (tx) => tx.insertInto("users").values({ label, password_hash, is_admin: isAdmin ? 1 : 0 }).execute()),
+    write(db, (tx) =>
+      tx
+        .insertInto("users")
+        .values({ label, password_hash, is_admin: isAdmin ? 1 : 0 })
+        .execute(),
+    ),
     { onUnique: () => duplicate(`User ${quote(label)} exists already.`) },
   );
 }
@@ -48,7 +53,11 @@ export async function setAdmin(db: Db, caller: Caller, label: string, isAdmin: b
   await write(db, async (tx) => {
     const { id } = await getUser(tx, label);
     if (caller.user === label) throw illegalState("Nobody can change whether they are an administrator themselves.");
-    await tx.updateTable("users").set({ is_admin: isAdmin ? 1 : 0 }).where("id", "=", id).execute();
+    await tx
+      .updateTable("users")
+      .set({ is_admin: isAdmin ? 1 : 0 })
+      .where("id", "=", id)
+      .execute();
   });
 }
 

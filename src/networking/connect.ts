@@ -40,7 +40,13 @@ export async function connectNetwork(
   channelAsked: string | undefined,
 ): Promise<string> {
   const uuid = await write(ctx.db, async (tx) => {
-    const { node, nic, network, port, projectId, refuseIfPending, attachments } = await loadNic(tx, caller, nodeLabel, nicLabel, networkLabel);
+    const { node, nic, network, port, projectId, refuseIfPending, attachments } = await loadNic(
+      tx,
+      caller,
+      nodeLabel,
+      nicLabel,
+      networkLabel,
+    );
     if (!port) throw new HaasError("NotFoundError", `Nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is not connected to a port.`);
     await refuseIfPending();
     if (!(await mayUse(tx, projectId, network))) throw noAccess(networkLabel);
@@ -53,7 +59,9 @@ export async function connectNetwork(
       throw blocked(`Channel ${quote(channel)} of nic ${quote(nicLabel)} is in use.`);
     }
     if (!channelsOf(network).includes(channel)) {
-      throw badArgument(`${quote(channel)} is not a channel of network ${quote(networkLabel)}. There are: ${channelsOf(network).join(", ")}.`);
+      throw badArgument(
+        `${quote(channel)} is not a channel of network ${quote(networkLabel)}. There are: ${channelsOf(network).join(", ")}.`,
+      );
     }
     const driver = ctx.switches.byType(port.type);
     if (network.vlan !== null && network.vlan > driver.highestVlan) {
@@ -78,7 +86,13 @@ export async function connectNetwork(
 }
 
 /** Queue the removal of a network from a nic; the id of the action. */
-export async function detachNetwork(ctx: Context, caller: Caller, nodeLabel: string, nicLabel: string, networkLabel: string): Promise<string> {
+export async function detachNetwork(
+  ctx: Context,
+  caller: Caller,
+  nodeLabel: string,
+  nicLabel: string,
+  networkLabel: string,
+): Promise<string> {
   const uuid = await write(ctx.db, async (tx) => {
     const { node, nic, network, port, refuseIfPending, attachments } = await loadNic(tx, caller, nodeLabel, nicLabel, networkLabel);
     await refuseIfPending();
@@ -129,7 +143,8 @@ export async function showAction(db: Db, caller: Caller, uuid: string) {
   const action: Action | undefined = await findAction(db, uuid);
   if (!action || action.type === "sync_port") throw new HaasError("NotFoundError", `Networking action ${quote(uuid)} does not exist.`);
   if (action.node_id === null) requireAdmin(caller);
-  else requireNodeProject(caller, await db.selectFrom("node").select("project_id").where("id", "=", action.node_id).executeTakeFirstOrThrow());
+  else
+    requireNodeProject(caller, await db.selectFrom("node").select("project_id").where("id", "=", action.node_id).executeTakeFirstOrThrow());
   return {
     status: action.status,
     node: action.node,

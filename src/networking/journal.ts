@@ -58,7 +58,12 @@ export async function enqueueSync(
   tx: Tx,
   { portId, switchId, nextTry }: { portId: number; switchId: number; nextTry: number },
 ): Promise<void> {
-  const pending = await tx.selectFrom("networking_action").select("id").where("port_id", "=", portId).where("status", "=", "PENDING").executeTakeFirst();
+  const pending = await tx
+    .selectFrom("networking_action")
+    .select("id")
+    .where("port_id", "=", portId)
+    .where("status", "=", "PENDING")
+    .executeTakeFirst();
   if (pending) return;
   await insert(tx, {
     uuid: crypto.randomUUID(),
@@ -87,7 +92,12 @@ async function insert(tx: Tx, row: Insertable<Tables["networking_action"]>): Pro
 }
 
 export async function isPending(db: Db, nicId: number): Promise<boolean> {
-  const row = await db.selectFrom("networking_action").select("id").where("nic_id", "=", nicId).where("status", "=", "PENDING").executeTakeFirst();
+  const row = await db
+    .selectFrom("networking_action")
+    .select("id")
+    .where("nic_id", "=", nicId)
+    .where("status", "=", "PENDING")
+    .executeTakeFirst();
   return row !== undefined;
 }
 
@@ -111,7 +121,12 @@ export async function busySwitches(db: Db, now: number): Promise<BusySwitch[]> {
     .selectFrom("switch")
     .select(["id", "label", "type", "settings", "lease_owner", "lease_until"])
     .where("id", "in", (due) =>
-      due.selectFrom("networking_action").select("switch_id").where("status", "=", "PENDING").where("next_try", "<=", now).where("switch_id", "is not", null),
+      due
+        .selectFrom("networking_action")
+        .select("switch_id")
+        .where("status", "=", "PENDING")
+        .where("next_try", "<=", now)
+        .where("switch_id", "is not", null),
     )
     .execute();
 }
@@ -136,13 +151,7 @@ export interface Lease {
  * Take the switch for `ms` milliseconds, if nobody has it, or if its holder's time is over, or if it
  * still belongs to `deadOwner`, a holder that is known to have died. Null when somebody has it.
  */
-export async function lease(
-  db: Db,
-  switchId: number,
-  owner: string,
-  deadOwner: string | null,
-  ms: number,
-): Promise<Lease | null> {
+export async function lease(db: Db, switchId: number, owner: string, deadOwner: string | null, ms: number): Promise<Lease | null> {
   const now = Date.now();
   const until = now + ms;
   const row = await write(db, (tx) =>
@@ -150,7 +159,9 @@ export async function lease(
       .updateTable("switch")
       .set((e) => ({ lease_owner: owner, lease_until: until, lease_token: e("lease_token", "+", 1) }))
       .where("id", "=", switchId)
-      .where((e) => e.or([e("lease_owner", "is", null), e("lease_until", "<", now), ...(deadOwner === null ? [] : [e("lease_owner", "=", deadOwner)])]))
+      .where((e) =>
+        e.or([e("lease_owner", "is", null), e("lease_until", "<", now), ...(deadOwner === null ? [] : [e("lease_owner", "=", deadOwner)])]),
+      )
       .returning("lease_token")
       .executeTakeFirst(),
   );
@@ -255,7 +266,8 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
     if (action.type === "revert_port") carried = [];
     else if (action.type === "modify_port" && action.network_id !== null && action.channel !== null) {
       carried = carried.filter(({ network_id }) => network_id !== action.network_id);
-      if (action.new_network !== null) carried = [...carried, { network_id: action.network_id, channel: action.channel, vlan: action.vlan }];
+      if (action.new_network !== null)
+        carried = [...carried, { network_id: action.network_id, channel: action.channel, vlan: action.vlan }];
     }
     return {
       id: action.id,
@@ -289,7 +301,12 @@ export type Outcome =
 /** Record the outcomes of a batch, all of them or, when the lease was lost, none. False when it was lost. */
 export async function settle(db: Db, held: Lease, outcomes: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
   return write(db, async (tx) => {
-    const holder = await tx.selectFrom("switch").select("id").where("id", "=", held.switchId).where("lease_token", "=", held.token).executeTakeFirst();
+    const holder = await tx
+      .selectFrom("switch")
+      .select("id")
+      .where("id", "=", held.switchId)
+      .where("lease_token", "=", held.token)
+      .executeTakeFirst();
     if (!holder) return false;
     for (const { action, outcome } of outcomes) await settleOne(tx, held.switchId, action, outcome);
     return true;
@@ -297,7 +314,12 @@ export async function settle(db: Db, held: Lease, outcomes: readonly { action: D
 }
 
 async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueAction, outcome: Outcome): Promise<void> {
-  const action = await tx.selectFrom("networking_action").selectAll().where("id", "=", id).where("status", "=", "PENDING").executeTakeFirst();
+  const action = await tx
+    .selectFrom("networking_action")
+    .selectAll()
+    .where("id", "=", id)
+    .where("status", "=", "PENDING")
+    .executeTakeFirst();
   // A sync goes away when a newer action takes over its port, or with its port.
   if (!action) return;
   const suspect = (reason: string | null) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
@@ -336,10 +358,7 @@ async function recordAttachment(tx: Tx, action: Action): Promise<void> {
   else if (action.network_id !== null && action.channel !== null) {
     if (action.new_network === null) await ofNic.where("network_id", "=", action.network_id).execute();
     else {
-      await tx
-        .insertInto("attachment")
-        .values({ nic_id: action.nic_id, network_id: action.network_id, channel: action.channel })
-        .execute();
+      await tx.insertInto("attachment").values({ nic_id: action.nic_id, network_id: action.network_id, channel: action.channel }).execute();
     }
   }
 }

@@ -60,7 +60,9 @@ export async function createNetwork(
       else requireAdmin(caller);
       const accessProject = access === "" ? null : await getProject(tx, access);
       if (ownerProject && accessProject?.id !== ownerProject.id) {
-        throw badArgument("A project's network is for that project alone at first: 'access' must name the owner. More projects can be granted access later.");
+        throw badArgument(
+          "A project's network is for that project alone at first: 'access' must name the owner. More projects can be granted access later.",
+        );
       }
       if (ownerProject && net_id !== "") throw badArgument("Only an administrator's network can have a chosen 'net_id'; leave it empty.");
       const vlan = net_id === "" ? await ctx.allocator.allocate(tx) : parseNetworkId(net_id);
@@ -186,7 +188,10 @@ export async function removeNetwork(db: Db, caller: Caller, label: string): Prom
       await tx.selectFrom("attachment").select("id").where("network_id", "=", network.id).limit(1).executeTakeFirst(),
       "still has nodes attached",
     );
-    refuseIf(await tx.selectFrom("hnic").select("id").where("network_id", "=", network.id).limit(1).executeTakeFirst(), "is still on an hnic");
+    refuseIf(
+      await tx.selectFrom("hnic").select("id").where("network_id", "=", network.id).limit(1).executeTakeFirst(),
+      "is still on an hnic",
+    );
     refuseIf(await pendingOn(tx, network.id).limit(1).executeTakeFirst(), "has a pending networking action");
     await tx.deleteFrom("network").where("id", "=", network.id).execute();
   });

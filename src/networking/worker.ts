@@ -155,13 +155,20 @@ class NetworkWorker implements Worker {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
           }
-          await this.#settle(busy, held, actions.map((action) => ({ action, outcome: { kind: "done" } })));
+          await this.#settle(
+            busy,
+            held,
+            actions.map((action) => ({ action, outcome: { kind: "done" } })),
+          );
           continue;
         }
         let driver: SwitchDriver;
         try {
           driver = this.ctx.switches.byType(busy.type);
-          session ??= await bounded(driver.open({ label: busy.label, settings: JSON.parse(busy.settings) }), `Connecting to switch ${quote(busy.label)}`);
+          session ??= await bounded(
+            driver.open({ label: busy.label, settings: JSON.parse(busy.settings) }),
+            `Connecting to switch ${quote(busy.label)}`,
+          );
           this.#unreachable.delete(busy.id);
         } catch (error) {
           await this.#cannotOpen(busy, held, actions, error);

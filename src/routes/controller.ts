@@ -71,6 +71,9 @@ export const queued = {
   }),
 };
 
+/** An answer whose JSON text is there already. */
+export const json = (text: string) => new Response(text, { headers: { "content-type": "application/json" } });
+
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
   return new Elysia({ normalize: false, strictPath: true })

@@ -3,7 +3,7 @@ import { requireAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { obmTypePrefix } from "../hardware/obm/index.ts";
 import * as nodes from "../inventory/nodes.ts";
-import { controller, empty, label, names, nothing, object, responses } from "./controller.ts";
+import { controller, empty, json, label, names, nothing, object, responses } from "./controller.ts";
 
 const detail = { tags: ["Nodes"] };
 const node = label("Name of the node", "n1");
@@ -48,13 +48,13 @@ const nodeDetails = object(
 
 export const nodeRoutes = (ctx: Context) =>
   controller(ctx)
-    .get("/nodes/:which", ({ params }) => nodes.listNodes(ctx.db, params.which), {
+    .get("/nodes/:which", async ({ params }) => json(await nodes.listNodes(ctx.db, params.which)), {
       params: object({ which: label("`free` for the free nodes, any other word for all", "free") }),
       query: nothing,
       response: responses({ 200: names("Nodes, sorted") }),
       detail: { ...detail, summary: "List the free nodes, or all" },
     })
-    .get("/node/:node", ({ caller, params }) => nodes.showNode(ctx.db, caller, params.node), {
+    .get("/node/:node", async ({ caller, params }) => json(await nodes.showNode(ctx.db, caller, params.node)), {
       params,
       query: nothing,
       response: responses({ 200: nodeDetails }, 404),

@@ -63,10 +63,10 @@ export interface Answer {
   headers: Headers;
 }
 
-export async function startService(kind: DatabaseKind, options: { auth?: "null" | "database"; more?: string } = {}): Promise<Service> {
+export async function startService(kind: DatabaseKind, options: { auth?: "null" | "database"; more?: string; uri?: string } = {}): Promise<Service> {
   const { path: directory, remove } = scratch();
   const file = join(directory, "haas.cfg");
-  writeFileSync(file, configText({ uri: await freshUri(kind, directory), ...options }), { mode: 0o600 });
+  writeFileSync(file, configText({ ...options, uri: options.uri ?? (await freshUri(kind, directory)) }), { mode: 0o600 });
   const ctx = await createContext(loadConfig(file), createLog((process.env.HAAS_TEST_LOG as "debug" | undefined) ?? "critical", null), () => {});
   const app = createApp(ctx);
   const call: Service["call"] = async (method, path, body, headers = {}) => {

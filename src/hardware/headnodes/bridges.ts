@@ -36,7 +36,8 @@ export async function createBridges({ trunkNic, vlans, dryRun, print, sysfs = "/
 function bridgeCommands(trunk: string, vlan: number, sysfs: string): string[][] {
   const nic = `${trunk}.${vlan}`;
   const bridge = `br-vlan${vlan}`;
-  if (nic.length > longestName) throw failure(`The interface '${nic}' would have more than ${longestName} characters; give '${trunk}' a shorter name.`);
+  if (nic.length > longestName)
+    throw failure(`The interface '${nic}' would have more than ${longestName} characters; give '${trunk}' a shorter name.`);
   const has = (path: string) => existsSync(`${sysfs}/${path}`);
   const commands: string[][] = [];
 
@@ -63,7 +64,8 @@ async function run(command: readonly string[]): Promise<void> {
     throw failure(`Can't run '${command[0]}': ${messageOf(error)}.`);
   }
   const [words, status] = await Promise.all([child.stderr.text(), child.exited]);
-  if (status !== 0) throw failure(`'${command.join(" ")}' failed: ${words.trim().replace(/\s+/g, " ").replace(/\.$/, "") || `status ${status}`}.`);
+  if (status !== 0)
+    throw failure(`'${command.join(" ")}' failed: ${words.trim().replace(/\s+/g, " ").replace(/\.$/, "") || `status ${status}`}.`);
 }
 
 const failure = (message: string) => new HaasError("ServerError", message);

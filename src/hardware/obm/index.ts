@@ -25,7 +25,9 @@ export class ObmRegistry {
     const driver = type.startsWith(obmTypePrefix) ? this.#drivers.get(type.slice(obmTypePrefix.length)) : undefined;
     if (!driver) {
       const known = [...this.#drivers.keys()].map((name) => obmTypePrefix + name).join(", ");
-      throw badArgument(`${quote(type)} is not an OBM type of this haas. There are: ${known}.`);
+      // Anything else may be a password in the wrong field, and is not shown.
+      const shown = type.startsWith(obmTypePrefix) ? quote(type) : "That";
+      throw badArgument(`${shown} is not an OBM type of this haas. There are: ${known}.`);
     }
     return driver;
   }
@@ -33,7 +35,10 @@ export class ObmRegistry {
 
 /** The driver with its checks, but without its calls: each is reported instead of made, and succeeds. */
 export function dryRun(driver: ObmDriver, report: (call: string, host: string) => void): ObmDriver {
-  const skip = (call: string) => async ({ host }: ObmTarget) => report(`${driver.name} ${call}`, host);
+  const skip =
+    (call: string) =>
+    async ({ host }: ObmTarget) =>
+      report(`${driver.name} ${call}`, host);
   return {
     name: driver.name,
     settings: driver.settings,

@@ -56,9 +56,7 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
   /** `work` as one unit: no other command reaches this BMC meanwhile. */
   const withBmc = async <T>(target: ObmTarget, work: (run: Run, bmc: Bmc) => Promise<T>): Promise<T> => {
     const bmc = parseTarget(target);
-    return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, () =>
-      work((...command) => ipmitool(options, bmc, command), bmc),
-    );
+    return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, () => work((...command) => ipmitool(options, bmc, command), bmc));
   };
 
   const setBoot = async (run: Run, bmc: Bmc, device: string, ...persistence: string[]) => {
@@ -179,7 +177,8 @@ function parseTarget({ host: registered, user, password }: ObmTarget): Bmc {
   const name = `BMC ${quote(registered)}`;
   if (!legal) throw obmError(`${name} is not an address. Legal forms: host, host:port, [IPv6 address]:port.`);
   if (user.startsWith("-")) throw obmError(`${name}: a user must not begin with '-'.`);
-  if (Buffer.byteLength(user) > maxUserBytes) throw obmError(`${name}: its user is longer than ${maxUserBytes} bytes, which IPMI can't take.`);
+  if (Buffer.byteLength(user) > maxUserBytes)
+    throw obmError(`${name}: its user is longer than ${maxUserBytes} bytes, which IPMI can't take.`);
   if (Buffer.byteLength(password) > maxPasswordBytes) {
     throw obmError(`${name}: its password is longer than ${maxPasswordBytes} bytes, which IPMI can't take.`);
   }

@@ -37,7 +37,9 @@ export class SwitchRegistry {
     const driver = type.startsWith(switchTypePrefix) ? this.#drivers.get(type.slice(switchTypePrefix.length)) : undefined;
     if (!driver) {
       const known = [...this.#drivers.keys()].map((name) => switchTypePrefix + name).join(", ");
-      throw badArgument(`${quote(type)} is not a switch type of this haas. There are: ${known}.`);
+      // Anything else may be a password in the wrong field, and is not shown.
+      const shown = type.startsWith(switchTypePrefix) ? quote(type) : "That";
+      throw badArgument(`${shown} is not a switch type of this haas. There are: ${known}.`);
     }
     return driver;
   }

@@ -64,7 +64,9 @@ export const ovs: SwitchDriver<Settings> = {
 
   validatePort(label) {
     if (!portName.test(label)) {
-      throw badArgument(`${quote(label)} is not a port name of an Open vSwitch bridge. Legal forms: eth1, vnet0.12, up to 15 of A-Z a-z 0-9 . _ -`);
+      throw badArgument(
+        `${quote(label)} is not a port name of an Open vSwitch bridge. Legal forms: eth1, vnet0.12, up to 15 of A-Z a-z 0-9 . _ -`,
+      );
     }
   },
 
@@ -120,7 +122,8 @@ function seal(other: PortRow): string[] {
   if (other.protected || !carried(other).has(reservedVlan)) return [];
   const rest = other.trunks.filter((vlan) => vlan !== reservedVlan);
   // Without VLAN 4095 nothing would be left of it, and an empty list means every VLAN: so it is kept apart instead.
-  if (other.tag === reservedVlan || (other.trunks.length > 0 && rest.length === 0)) return ["--", "--if-exists", "set", "port", other.name, "protected=true"];
+  if (other.tag === reservedVlan || (other.trunks.length > 0 && rest.length === 0))
+    return ["--", "--if-exists", "set", "port", other.name, "protected=true"];
   return ["--", "--if-exists", "set", "port", other.name, `trunks=${other.trunks.length > 0 ? `[${rest.join(",")}]` : `0-${highestVlan}`}`];
 }
 
@@ -239,7 +242,10 @@ class Bridge {
       ...list("Port", "_uuid,name,vlan_mode,tag,trunks,protected"),
       ...list("Mirror", "_uuid,name,output_port,output_vlan"),
     ]);
-    const tables = stdout.split("\n").filter((line) => line.trim() !== "").map((line) => this.#rows(line));
+    const tables = stdout
+      .split("\n")
+      .filter((line) => line.trim() !== "")
+      .map((line) => this.#rows(line));
     if (tables.length !== 4) throw this.error(`ovs-vsctl answered with ${tables.length} tables instead of 4`);
     return tables;
   }
@@ -271,7 +277,12 @@ class Bridge {
 
 const maxListed = 20;
 const listed = (ports: readonly PortRow[]) =>
-  ports.length === 0 ? "none" : ports.slice(0, maxListed).map((port) => port.name).join(", ") + (ports.length > maxListed ? ", …" : "");
+  ports.length === 0
+    ? "none"
+    : ports
+        .slice(0, maxListed)
+        .map((port) => port.name)
+        .join(", ") + (ports.length > maxListed ? ", …" : "");
 
 /** A cell of ovs-vsctl's JSON (RFC 7047, 5.1): a set becomes a list, unless it has one member; a uuid its text. */
 function plain(cell: unknown): unknown {

@@ -16,16 +16,21 @@ const login = {
 
 const consoleLogin = {
   ...login,
-  transport: Type.Optional(Type.Union([Type.Literal("ssh"), Type.Literal("telnet")], { description: "How to reach the console; `ssh` by default" })),
+  transport: Type.Optional(
+    Type.Union([Type.Literal("ssh"), Type.Literal("telnet")], { description: "How to reach the console; `ssh` by default" }),
+  ),
   key_file: Type.Optional(field("A private key on the server", "/etc/haas/switch.key")),
   enable_password: Type.Optional(secretField("Password of the enable mode")),
 };
 
 /** 1 to 4096, as a number or a numeric string. Published clients may name 4095 and 4096, which no device takes. */
-const dummyVlan = Type.Union([Type.Integer({ minimum: 1, maximum: 4096 }), Type.RegExp(/^0*(?:[1-9]\d{0,2}|[1-3]\d{3}|40[0-8]\d|409[0-6])$/)], {
-  description: "A VLAN that exists on the switch and carries nothing: it stands for `no native VLAN`",
-  examples: [2222],
-});
+const dummyVlan = Type.Union(
+  [Type.Integer({ minimum: 1, maximum: 4096 }), Type.RegExp(/^0*(?:[1-9]\d{0,2}|[1-3]\d{3}|40[0-8]\d|409[0-6])$/)],
+  {
+    description: "A VLAN that exists on the switch and carries nothing: it stands for `no native VLAN`",
+    examples: [2222],
+  },
+);
 
 interface Vendor extends Pick<SwitchDriver, "name" | "settings" | "capabilities" | "highestVlan"> {
   device: string;
