@@ -34,7 +34,7 @@ async function start() {
   // PostgreSQL does not run as root: its own user has to get through to the data.
   chmodSync(directory, 0o755);
   const port = await freePort();
-  const password = `pg-${randomBytes(9).toString("hex")}`;
+  const password = `pg-secret-${randomBytes(9).toString("hex")}`;
   const postgres = new EmbeddedPostgres({
     databaseDir: join(directory, "data"),
     port,
