@@ -33,7 +33,8 @@ export function createApp(ctx: Context): App {
     .use(extensionRoutes(ctx));
   if (ctx.config.auth.backend === "database") routes.use(userRoutes(ctx));
 
-  const elysia = new Elysia({ normalize: false, strictPath: true })
+  // Elysia otherwise looks for the path behind the first four characters of the host, which may be shorter.
+  const elysia = new Elysia({ normalize: false, strictPath: true, handler: { standardHostname: false } })
     .onError(({ code, error, request, path }) => {
       if (code === "NOT_FOUND") return errorResponse(ctx, request, unknownRoute(methods, path));
       return errorResponse(ctx, request, error);

@@ -25,6 +25,7 @@ const stopPauseMs = 50;
  */
 const idleTimeoutSeconds = 250;
 const halfClosedQuietMs = 500;
+const halfClosedLimitMs = 60_000;
 /** What may wait for a slow reader before the sender is paused. */
 const bufferLimitBytes = 256 * 1024;
 /** Above what any call takes (see routes/controller.ts), so that the answer can be a clear one. */
@@ -215,7 +216,7 @@ class ConnectionFront {
 
   /**
    * Bun drops a request whose client has closed its sending side. So it hears of that once it has answered, and has
-   * had nothing to say for a while. (If it never answers, its own idle time-out ends the connection.)
+   * had nothing to say for a while, or has not answered for long.
    */
   #halfClosed(client: Socket<Pipe>): void {
     const pipe = client.data;
@@ -223,7 +224,7 @@ class ConnectionFront {
     if (pipe.head !== null) return void client.end();
     if (!pipe.ended && !pipe.awaiting) return end();
     clearTimeout(pipe.headTimer ?? undefined);
-    if (pipe.ended) pipe.headTimer = setTimeout(end, halfClosedQuietMs);
+    pipe.headTimer = setTimeout(end, pipe.ended ? halfClosedQuietMs : halfClosedLimitMs);
     pipe.ended = true;
   }
 

@@ -1,5 +1,6 @@
 import { client, UsageError } from "./command.ts";
 import { facts, names, text } from "./output.ts";
+import { readSecret } from "./secret.ts";
 
 const node = "name of the node";
 const nic = "name of the nic";
@@ -26,11 +27,11 @@ export const nodeCommands = [
       subtype: "kind of OBM: ipmi or mock",
       host: "address of the OBM: host or host:port",
       user: "login name of the OBM",
-      password: { about: "password of the OBM", verbatim: true },
+      password: { about: "password of the OBM; - reads it from standard input", verbatim: true },
     },
-    call: (a) => {
+    call: async (a) => {
       const [label, subtype] = nodeAndSubtype(a.node, a.subtype);
-      const obm = { type: obmTypePrefix + subtype, host: a.host, user: a.user, password: a.password };
+      const obm = { type: obmTypePrefix + subtype, host: a.host, user: a.user, password: await readSecret(a.password) };
       return { method: "PUT", path: ["node", label], body: { obm } };
     },
   }),

@@ -1,6 +1,7 @@
 import { type Arguments, client } from "./command.ts";
 import { queuedAction } from "./networks.ts";
 import { facts, names, only } from "./output.ts";
+import { readSecret } from "./secret.ts";
 
 const switchName = "name of the switch";
 const port = "name of the port, as the switch knows it";
@@ -10,7 +11,7 @@ const nic = "name of the nic";
 /** Published types share this prefix. */
 const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
 
-const login = { host: "address of the switch", user: "login name", password: { about: "login password", verbatim: true } } as const;
+const login = { host: "address of the switch", user: "login name", password: { about: "login password; - reads it from standard input", verbatim: true } } as const;
 const dummyVlan = { dummy_vlan: "a VLAN that carries nothing: it stands for no native VLAN" };
 const interfaceType = { interface_type: "kind of the interfaces, such as TenGigabitEthernet" };
 
@@ -37,7 +38,9 @@ export const switchCommands = [
     about: "register a switch and how to reach it",
     args: head,
     variants: Object.fromEntries(Object.entries(switchArguments).map(([subtype, args]) => [subtype, { ...head, ...args }])),
-    call: ({ switch: label, subtype, ...values }) => {
+    call: async ({ switch: label, subtype, ...others }) => {
+      const values: Record<string, string> = others;
+      if (values.password !== undefined) values.password = await readSecret(values.password);
       const settings = Object.fromEntries(Object.entries(values).map(([name, value]) => [fieldOf[name] ?? name, value]));
       return { method: "PUT", path: ["switch", label], body: { type: switchTypePrefix + subtype, ...settings } };
     },

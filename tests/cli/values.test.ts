@@ -17,6 +17,8 @@ describe("a value is never reinterpreted", () => {
     test(JSON.stringify(value), async () => {
       expect((await only(["metadata_set", "n1", "k", value])).body).toEqual({ value });
       expect((await only(["node_register_nic", "n1", "nic1", value])).body).toEqual({ macaddr: value });
+      // As a password, a lone dash stands for standard input; see below.
+      if (value === "-") return;
       const { body } = await only(["node_register", "n1", "ipmi", "h", "u", value]);
       expect(body).toMatchObject({ obm: { password: value } });
     });
@@ -27,6 +29,18 @@ describe("a value is never reinterpreted", () => {
       expect((await only(["node_delete", name])).path).toBe(`/node/${encodeURIComponent(name)}`);
     });
   }
+
+  test("- as a password reads it from standard input", async () => {
+    for (const argv of [
+      ["node_register", "n1", "ipmi", "h", "u", "-"],
+      ["switch_register", "s1", "mock", "h", "u", "-"],
+      ["user_create", "bob", "-", "admin"],
+    ]) {
+      const { status, requests } = await server.run(argv, [], { stdin: "from-stdin\n" });
+      expect(status).toBe(0);
+      expect(JSON.stringify(requests[0]!.body)).toContain('"password":"from-stdin"');
+    }
+  });
 
   // What a command has as an option is an option, but not where a password is due.
   for (const password of ["--json", "-h", "--help", "--config", "--config=x", "--version", "--host"]) {

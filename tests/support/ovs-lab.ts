@@ -105,7 +105,7 @@ export async function startOvs({ dir, name, bridge, ports }: OvsOptions): Promis
       vsctl,
       async ping(from, to) {
         const address = `10.9.0.${ports.indexOf(to) + 1}`;
-        const argv = ["ip", "netns", "exec", netns(from), "ping", "-n", "-c", "1", "-W", "1", address] as const;
+        const argv = ["ip", "netns", "exec", netns(from), "ping", "-n", "-c", "3", "-i", "0.3", "-W", "1", address] as const;
         return (await runCommand({ argv: [...argv], timeoutMs: 5_000, maxOutputBytes: 65_536 })).exitCode === 0;
       },
       async send(from, frames, watch) {
