@@ -56,7 +56,7 @@ export const databaseVersion = (db: Db): string | null => versions.get(db)?.() ?
 function versionOf(sqlite: Database): () => string {
   const own = sqlite.query("select total_changes()");
   const others = sqlite.query("pragma data_version");
-  return () => `${own.values()[0]![0]} ${others.values()[0]![0]}`;
+  return () => `${String(own.values())} ${String(others.values())}`;
 }
 
 export const isPostgresUri = (uri: string) => /^postgres(ql)?:\/\//.test(uri);

@@ -263,7 +263,7 @@ describe.each(databases)("the maintenance pool on %s", (kind) => {
         return new Response();
       },
     });
-    const service = await startService(kind, { more: `[maintenance]\nmaintenance_project = repair\nurl = ${listener.url}` });
+    const service = await startService(kind, { more: `[maintenance]\nmaintenance_project = repair\nurl = ${listener.url.href}` });
     try {
       await makeRack(service, { nodes: 1, projects: ["p"] });
       await service.ok("POST", "/project/p/connect_node", { node: "n1" });

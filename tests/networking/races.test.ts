@@ -36,7 +36,10 @@ describe.each(databases)("two servers on one database, %s", (kind) => {
   const servers: ServerProcess[] = [];
 
   const send = async (server: number, method: string, path: string, body?: unknown): Promise<Reply> => {
-    const answer = await fetch(servers[server % servers.length]!.url + path, { method, ...(body !== undefined && { body: JSON.stringify(body) }) });
+    const answer = await fetch(servers[server % servers.length]!.url + path, {
+      method,
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+    });
     const text = await answer.text();
     const json = text === "" ? null : JSON.parse(text);
     return { status: answer.status, type: json?.type ?? null, body: json };
@@ -74,23 +77,26 @@ describe.each(databases)("two servers on one database, %s", (kind) => {
     ["headnode", (name: string) => [`/headnode/${name}`, { project: "shelf", base_img: "img1" }]],
     ["hnic", (name: string) => [`/headnode/shelf/hnic/${name}`, undefined]],
     ["access", () => ["/network/shelf/access/guest", undefined]],
-  ] as [string, (name: string, i: number) => [string, unknown]][])("100 creations of one %s: one wins, 99 are duplicates", async (what, make) => {
-    if (what === "project") {
-      await ok("PUT", "/project/shelf");
-      await ok("PUT", "/project/guest");
-      await ok("PUT", "/node/shelf", { obm: mockObm });
-      await ok("PUT", "/switch/shelf", mockSwitch);
-      await ok("PUT", "/headnode/shelf", { project: "shelf", base_img: "img1" });
-      await ok("PUT", "/network/shelf", { owner: "shelf", access: "shelf", net_id: "" });
-    }
-    const replies = await Promise.all(
-      times(100, (i) => {
-        const [path, body] = make("one", i);
-        return send(i, "PUT", path, body);
-      }),
-    );
-    expect(tally(replies)).toEqual({ "200": 1, "409 DuplicateError": 99 });
-  });
+  ] as [string, (name: string, i: number) => [string, unknown]][])(
+    "100 creations of one %s: one wins, 99 are duplicates",
+    async (what, make) => {
+      if (what === "project") {
+        await ok("PUT", "/project/shelf");
+        await ok("PUT", "/project/guest");
+        await ok("PUT", "/node/shelf", { obm: mockObm });
+        await ok("PUT", "/switch/shelf", mockSwitch);
+        await ok("PUT", "/headnode/shelf", { project: "shelf", base_img: "img1" });
+        await ok("PUT", "/network/shelf", { owner: "shelf", access: "shelf", net_id: "" });
+      }
+      const replies = await Promise.all(
+        times(100, (i) => {
+          const [path, body] = make("one", i);
+          return send(i, "PUT", path, body);
+        }),
+      );
+      expect(tally(replies)).toEqual({ "200": 1, "409 DuplicateError": 99 });
+    },
+  );
 
   test("100 deletions of one project: one wins, 99 find nothing", async () => {
     await ok("PUT", "/project/short-lived");
@@ -102,7 +108,9 @@ describe.each(databases)("two servers on one database, %s", (kind) => {
     await ok("PUT", "/node/wanted", { obm: mockObm });
     for (const project of ["p", "q"]) await ok("PUT", `/project/${project}`);
     // Each project over both servers.
-    const replies = await Promise.all(times(100, (i) => send(i >> 1, "POST", `/project/${i % 2 === 0 ? "p" : "q"}/connect_node`, { node: "wanted" })));
+    const replies = await Promise.all(
+      times(100, (i) => send(i >> 1, "POST", `/project/${i % 2 === 0 ? "p" : "q"}/connect_node`, { node: "wanted" })),
+    );
     expect(tally(replies)).toEqual({ "200": 1, "409 BlockedError": 99 });
     const winner = replies.findIndex(({ status }) => status === 200) % 2 === 0 ? "p" : "q";
     expect((await ok("GET", "/node/wanted")).project).toBe(winner);
@@ -153,7 +161,9 @@ describe.each(databases)("two servers on one database, %s", (kind) => {
     await ok("PUT", "/switch/plugs/port/only");
     await ok("PUT", "/node/plugs", { obm: mockObm });
     for (let i = 0; i < 100; i++) await ok("PUT", `/node/plugs/nic/${i}`, { macaddr: "x" });
-    const replies = await Promise.all(times(100, (i) => send(i, "POST", "/switch/plugs/port/only/connect_nic", { node: "plugs", nic: String(i) })));
+    const replies = await Promise.all(
+      times(100, (i) => send(i, "POST", "/switch/plugs/port/only/connect_nic", { node: "plugs", nic: String(i) })),
+    );
     expect(tally(replies)).toEqual({ "200": 1, "409 DuplicateError": 99 });
   });
 
@@ -352,10 +362,13 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
   ];
 
   test.each(attacks)("a %s of %s: %s", async (what, _, statement) => {
-    const code = await sql.raw(statement).execute(db).then(
-      () => "it was accepted",
-      (error: { code?: string }) => String(error.code),
-    );
+    const code = await sql
+      .raw(statement)
+      .execute(db)
+      .then(
+        () => "it was accepted",
+        (error: { code?: string }) => String(error.code),
+      );
     expect(codes[what]).toContain(code);
   });
 
@@ -383,7 +396,9 @@ async function sqliteRules(db: Kysely<any>): Promise<Rules> {
     select m.name as "table", (select group_concat(name, ',') from (select name from pragma_index_info(i.name) order by seqno)) as columns
     from sqlite_master m join pragma_index_list(m.name) i where m.type = 'table' and i."unique" = 1`.execute(db);
   const foreign = await sql<{ table: string; columns: string }>`
-    select m.name as "table", f."from" as columns from sqlite_master m join pragma_foreign_key_list(m.name) f where m.type = 'table'`.execute(db);
+    select m.name as "table", f."from" as columns from sqlite_master m join pragma_foreign_key_list(m.name) f where m.type = 'table'`.execute(
+    db,
+  );
   return { unique: named(unique.rows), "foreign key": named(foreign.rows), checks: null };
 }
 
@@ -396,9 +411,17 @@ async function postgresRules(db: Kysely<any>): Promise<Rules> {
   const foreign = await sql<{ table: string; columns: string }>`
     select t.relname as "table", a.attname as columns from pg_constraint c join pg_class t on t.oid = c.conrelid
     join pg_attribute a on a.attrelid = t.oid and a.attnum = c.conkey[1] where c.contype = 'f'`.execute(db);
-  const checks = await sql<{ n: number }>`select count(*)::int as n from pg_constraint c join pg_class t on t.oid = c.conrelid where c.contype = 'c' and t.relnamespace = 'public'::regnamespace`.execute(db);
+  const checks = await sql<{
+    n: number;
+  }>`select count(*)::int as n from pg_constraint c join pg_class t on t.oid = c.conrelid where c.contype = 'c' and t.relnamespace = 'public'::regnamespace`.execute(
+    db,
+  );
   // The key of every table that counts itself up is not a rule of ours.
-  return { unique: named(unique.rows).filter((rule) => !rule.endsWith("(id)")), "foreign key": named(foreign.rows), checks: checks.rows[0]!.n };
+  return {
+    unique: named(unique.rows).filter((rule) => !rule.endsWith("(id)")),
+    "foreign key": named(foreign.rows),
+    checks: checks.rows[0]!.n,
+  };
 }
 
 describe.each(databases)("migrations on %s", (kind) => {

@@ -44,7 +44,15 @@ process.on("exit", () => {
 const program = () =>
   process.env.HAAS_BINARY ? [process.env.HAAS_BINARY] : [process.execPath, "--no-env-file", join(import.meta.dir, "../../src/cli.ts")];
 
-export async function startServer({ kind, uri, auth = "null", more = "", networks = true, port, early = false }: ServerOptions): Promise<ServerProcess> {
+export async function startServer({
+  kind,
+  uri,
+  auth = "null",
+  more = "",
+  networks = true,
+  port,
+  early = false,
+}: ServerOptions): Promise<ServerProcess> {
   const { path, remove } = scratch();
   const file = join(path, "haas.cfg");
   writeFileSync(file, configText({ uri: uri ?? (await freshUri(kind, path)), auth, more }), { mode: 0o600 });
