@@ -85,7 +85,17 @@ async function reads(): Promise<Row[]> {
     const get = (port: number) =>
       load({ port, method: "GET", path, from: 1, to, status: 200, warmUpMs: readWarmUpMs, durationMs: readMs, requests: Infinity });
     // Every answer once: from then on haas has it at hand until something changes.
-    const first = await load({ port: haas.port, method: "GET", path, from: 1, to, status: 200, warmUpMs: 0, durationMs: 10_000, requests: to });
+    const first = await load({
+      port: haas.port,
+      method: "GET",
+      path,
+      from: 1,
+      to,
+      status: 200,
+      warmUpMs: 0,
+      durationMs: 10_000,
+      requests: to,
+    });
     const ours: Measured[] = [];
     const direct: Measured[] = [];
     const behind: Measured[] = [];
@@ -115,7 +125,14 @@ async function reads(): Promise<Row[]> {
         limitValue: median(behind.map((one) => one.perSecond)),
         aim: { least: 0.5 },
       },
-      { what: `${what}, first read`, value: first.perSecond, unit: "/s", limit: "bun:sqlite, same query", limitValue: median(raw), aim: null },
+      {
+        what: `${what}, first read`,
+        value: first.perSecond,
+        unit: "/s",
+        limit: "bun:sqlite, same query",
+        limitValue: median(raw),
+        aim: null,
+      },
       {
         what: `${what} p99`,
         value: p99,

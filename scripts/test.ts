@@ -22,9 +22,12 @@ function installTools(): void {
   console.log(`Installing Debian packages: ${missing.join(" ")}`);
   const apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"];
   const installed =
-    run([...apt, "update"]).ok && run([...apt, "install", "-y", "--no-install-recommends", ...missing], { DEBIAN_FRONTEND: "noninteractive" }).ok;
+    run([...apt, "update"]).ok &&
+    run([...apt, "install", "-y", "--no-install-recommends", ...missing], { DEBIAN_FRONTEND: "noninteractive" }).ok;
   if (!installed) {
-    console.error(`The suite needs the Debian packages ${missing.join(" ")}, and they can't be installed here. As root: apt-get install ${missing.join(" ")}`);
+    console.error(
+      `The suite needs the Debian packages ${missing.join(" ")}, and they can't be installed here. As root: apt-get install ${missing.join(" ")}`,
+    );
     console.log("0 passed, 1 failed");
     process.exit(1);
   }
@@ -53,7 +56,8 @@ async function runTests(): Promise<{ passed: number; failed: number }> {
       text = (text + decoder.decode(chunk, { stream: true })).slice(-20_000);
     }
     const exitCode = await tests.exited;
-    const count = (what: string) => Number(new RegExp(`^\\s*(\\d+) ${what}`, "m").exec(text.slice(text.lastIndexOf(" pass") - 20))?.[1] ?? 0);
+    const count = (what: string) =>
+      Number(new RegExp(`^\\s*(\\d+) ${what}`, "m").exec(text.slice(text.lastIndexOf(" pass") - 20))?.[1] ?? 0);
     let [passed, failed] = [count("pass"), count("fail")];
     // A test file that could not be loaded is an error without a failed test.
     if (exitCode !== 0 && failed === 0) failed = 1;

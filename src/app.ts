@@ -134,7 +134,9 @@ function errorResponse(ctx: Context, request: Request, thrown: unknown): Respons
   const facts = factsOf.get(request);
   const status = statusOf[error.type];
   const headers: Record<string, string> = { "content-type": "application/json" };
-  if (error instanceof CredentialsError) headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
+  // Credentials are wrong, or there are none where some would have helped.
+  if (error instanceof CredentialsError || (error.type === "AuthorizationError" && !request.headers.has("authorization")))
+    headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
   let msg = error.message;
   if (error.type === "ServerError") {

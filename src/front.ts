@@ -68,6 +68,8 @@ interface Pipe {
   /** What came before the first request line was complete. Null once it was passed on. */
   head: Buffer | null;
   headTimer: Timer | null;
+  /** It was answered by the front, and is being closed: what still comes does not count. */
+  refused: boolean;
   /** Whether the client has said something since the server last did. */
   awaiting: boolean;
   /** The client has closed its sending side, and waits for an answer; see `#halfClosed`. */
@@ -121,7 +123,9 @@ class Outbox {
 
 class ConnectionFront {
   readonly #directory = mkdtempSync(join(tmpdir(), "haas-"));
-  readonly #servers = new Map<string, { server: Server<undefined>; path: string; connections: number }>();
+  readonly #servers = new Map<string, { server: Server<undefined>; path: string }>();
+  /** Open connections by client address. */
+  readonly #connections = new Map<string, number>();
   readonly #pipes = new Set<Socket<Pipe>>();
   #serial = 0;
   #listener: TCPSocketListener<Pipe> | null = null;
@@ -154,6 +158,7 @@ class ConnectionFront {
         () => this.#refuse(client, 408, "Request Timeout", "The request line did not arrive in time."),
         firstLineTimeoutMs,
       ),
+      refused: false,
       awaiting: false,
       ended: false,
       upstream: null,
@@ -161,14 +166,16 @@ class ConnectionFront {
       toClient: new Outbox(),
     };
     this.#pipes.add(client);
-    const held = this.#servers.get(client.remoteAddress)?.connections ?? 0;
-    if (this.#pipes.size > connectionLimit || held >= connectionsPerAddressLimit) {
+    const held = (this.#connections.get(client.remoteAddress) ?? 0) + 1;
+    this.#connections.set(client.remoteAddress, held);
+    if (this.#pipes.size > connectionLimit || held > connectionsPerAddressLimit) {
       this.#refuse(client, 503, "Service Unavailable", "Too many connections; close some, or try again later.");
     }
   }
 
   #fromClient(client: Socket<Pipe>, chunk: Buffer): void {
     const pipe = client.data;
+    if (pipe.refused) return;
     pipe.awaiting = true;
     if (pipe.head !== null) {
       const head = pipe.head.byteLength === 0 ? chunk : Buffer.concat([pipe.head, chunk]);
@@ -188,10 +195,8 @@ class ConnectionFront {
   }
 
   #connect(client: Socket<Pipe>): void {
-    const entry = this.#serverFor(client.data.address);
-    entry.connections++;
     Bun.connect<Pipe>({
-      unix: entry.path,
+      unix: this.#socketFor(client.data.address),
       allowHalfOpen: true,
       data: client.data,
       socket: {
@@ -232,20 +237,23 @@ class ConnectionFront {
     this.#pipes.delete(client);
     clearTimeout(client.data.headTimer ?? undefined);
     client.data.upstream?.end();
-    const entry = this.#servers.get(client.data.address);
-    if (entry && client.data.head === null) entry.connections = Math.max(0, entry.connections - 1);
+    const held = this.#connections.get(client.data.address)! - 1;
+    if (held > 0) this.#connections.set(client.data.address, held);
+    else this.#connections.delete(client.data.address);
   }
 
   /** An answer that the HTTP server never sees. */
   #refuse(client: Socket<Pipe>, status: number, reason: string, msg: string): void {
     clearTimeout(client.data.headTimer ?? undefined);
+    client.data.refused = true;
     const body = JSON.stringify({ type: status < 500 ? "ValidationError" : "ServerError", msg });
     client.end(
       `HTTP/1.1 ${status} ${reason}\r\nX-Request-Id: ${crypto.randomUUID()}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
     );
   }
 
-  #serverFor(address: string) {
+  /** The unix socket of the HTTP server that knows its clients to be at this address. */
+  #socketFor(address: string): string {
     let entry = this.#servers.get(address);
     if (!entry) {
       if (this.#servers.size >= addressLimit) this.#dropIdle();
@@ -258,15 +266,15 @@ class ConnectionFront {
         ...({ idleTimeout: idleTimeoutSeconds } as object),
         development: false,
       });
-      entry = { server, path, connections: 0 };
+      entry = { server, path };
       this.#servers.set(address, entry);
     }
-    return entry;
+    return entry.path;
   }
 
   #dropIdle(): void {
-    for (const [address, { server, connections }] of this.#servers) {
-      if (connections > 0) continue;
+    for (const [address, { server }] of this.#servers) {
+      if (this.#connections.has(address)) continue;
       void server.stop(true);
       this.#servers.delete(address);
     }

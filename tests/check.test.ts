@@ -32,7 +32,11 @@ test("the tree passes", () => {
 
 const faults: Record<string, { file: string; text: string; failing: string }> = {
   "an upward import": { file: "src/inventory/projects.ts", text: 'export { createApp } from "../app.ts";\n', failing: "FAILED lint" },
-  "a driver that reads the database": { file: "src/hardware/switches/mock.ts", text: 'import "../../db/open.ts";\n', failing: "FAILED lint" },
+  "a driver that reads the database": {
+    file: "src/hardware/switches/mock.ts",
+    text: 'import "../../db/open.ts";\n',
+    failing: "FAILED lint",
+  },
   "an unused file": { file: "src/networking/unused.ts", text: "export const unused = 1;\n", failing: "FAILED dead code" },
   "a type error": { file: "src/errors.ts", text: 'const wrong: number = "text";\n', failing: "FAILED types" },
 };

@@ -11,7 +11,11 @@ const nic = "name of the nic";
 /** Published types share this prefix. */
 const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
 
-const login = { host: "address of the switch", user: "login name", password: { about: "login password; - reads it from standard input", verbatim: true } } as const;
+const login = {
+  host: "address of the switch",
+  user: "login name",
+  password: { about: "login password; - reads it from standard input", verbatim: true },
+} as const;
 const dummyVlan = { dummy_vlan: "a VLAN that carries nothing: it stands for no native VLAN" };
 const interfaceType = { interface_type: "kind of the interfaces, such as TenGigabitEthernet" };
 

@@ -15,11 +15,13 @@ import pg from "pg";
 import { migrations } from "../../migrations/index.ts";
 import { messageOf } from "../errors.ts";
 import type { Tables } from "./tables.ts";
-import type { Db } from "./transaction.ts";
+import { type Db, isBusy } from "./transaction.ts";
 
 // bigint columns hold milliseconds since 1970, which a number holds exactly.
 pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 
+/** Each waits a second for SQLite's lock. */
+const migrationTries = 20;
 const poolSize = 10;
 const connectTimeoutMs = 10_000;
 const lockTimeoutMs = 15_000;
@@ -77,8 +79,12 @@ async function migrate(db: Db): Promise<void> {
       );
     }
   }
-  const { error }: MigrationResultSet = await migrator.migrateToLatest();
-  if (error) throw error;
+  // Another server may be starting on the same database, or writing to it.
+  for (let attempt = 1; ; attempt++) {
+    const { error }: MigrationResultSet = await migrator.migrateToLatest();
+    if (!error) return;
+    if (!isBusy(error) || attempt === migrationTries) throw error;
+  }
 }
 
 function postgresDialect(uri: string): Dialect {

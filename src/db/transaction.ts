@@ -41,7 +41,7 @@ export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<
 
 /** SQLite's lock held by another process; PostgreSQL's serialization failure, deadlock and lock time-out. */
 const busyCodes = new Set(["SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "40001", "40P01", "55P03"]);
-const isBusy = (error: unknown) => busyCodes.has(codeOf(error));
+export const isBusy = (error: unknown) => busyCodes.has(codeOf(error));
 
 const uniqueCodes = new Set(["SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"]);
 const foreignKeyCodes = new Set(["SQLITE_CONSTRAINT_FOREIGNKEY", "23503"]);

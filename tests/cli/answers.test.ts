@@ -18,11 +18,31 @@ describe("plain text in a pipe", () => {
   const cases: [string[], unknown, string][] = [
     [["list_nodes", "all"], ["0123", "n1"], "0123\nn1\n"],
     [["list_nodes", "all"], [], ""],
-    [["show_node", "n1"], node, 'name: n1\nproject:\nmetadata.EK: "pk"\nnics.nic1.macaddr: 01:23\nnics.nic1.networks.vlan/native: pxe\nnics.nic1.port: gi1/0/1\nnics.nic1.switch: dell-01\n'],
-    [["list_networks"], { b: { network_id: "102", projects: ["p1", "p2"] }, a: { network_id: "101", projects: null }, c: { network_id: "7", projects: [] } }, "a\t101\t*\nb\t102\tp1 p2\nc\t7\t\n"],
-    [["list_users"], { bob: { is_admin: false, projects: ["p1"] }, al: { is_admin: true, projects: [] } }, "al\tadmin\t\nbob\tregular\tp1\n"],
-    [["list_network_attachments", "net", "all"], { n1: { nic: "nic1", channel: "vlan/native", project: "p1" } }, "n1\tnic1\tvlan/native\tp1\n"],
-    [["show_network", "net"], { name: "net", owner: "admin", access: null, channels: ["vlan/native", "vlan/101"], "connected-nodes": { n1: ["nic1"] } }, "name: net\nowner: admin\naccess: *\nchannels: vlan/native vlan/101\nconnected-nodes.n1: nic1\n"],
+    [
+      ["show_node", "n1"],
+      node,
+      'name: n1\nproject:\nmetadata.EK: "pk"\nnics.nic1.macaddr: 01:23\nnics.nic1.networks.vlan/native: pxe\nnics.nic1.port: gi1/0/1\nnics.nic1.switch: dell-01\n',
+    ],
+    [
+      ["list_networks"],
+      { b: { network_id: "102", projects: ["p1", "p2"] }, a: { network_id: "101", projects: null }, c: { network_id: "7", projects: [] } },
+      "a\t101\t*\nb\t102\tp1 p2\nc\t7\t\n",
+    ],
+    [
+      ["list_users"],
+      { bob: { is_admin: false, projects: ["p1"] }, al: { is_admin: true, projects: [] } },
+      "al\tadmin\t\nbob\tregular\tp1\n",
+    ],
+    [
+      ["list_network_attachments", "net", "all"],
+      { n1: { nic: "nic1", channel: "vlan/native", project: "p1" } },
+      "n1\tnic1\tvlan/native\tp1\n",
+    ],
+    [
+      ["show_network", "net"],
+      { name: "net", owner: "admin", access: null, channels: ["vlan/native", "vlan/101"], "connected-nodes": { n1: ["nic1"] } },
+      "name: net\nowner: admin\naccess: *\nchannels: vlan/native vlan/101\nconnected-nodes.n1: nic1\n",
+    ],
     [["show_switch", "s1"], { name: "s1", ports: [{ label: "gi1/0/1" }], capabilities: [] }, "name: s1\nports: gi1/0/1\ncapabilities:\n"],
     [["show_port", "s1", "p"], {}, ""],
     [["node_power_status", "n1"], { power_status: "on" }, "power_status: on\n"],
@@ -63,7 +83,10 @@ test("a table on a terminal", async () => {
 
 describe("--wait", () => {
   test("follows an action to its end", async () => {
-    const { status, out, err, requests } = await server.run(["node_connect_network", "n1", "nic1", "net", "--wait"], [queued(), action("PENDING"), action("PENDING"), action("DONE")]);
+    const { status, out, err, requests } = await server.run(
+      ["node_connect_network", "n1", "nic1", "net", "--wait"],
+      [queued(), action("PENDING"), action("PENDING"), action("DONE")],
+    );
     expect({ status, out, err }).toEqual({ status: 0, out: "42-a\nDONE\n", err: "" });
     expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual([
       "POST /node/n1/nic/nic1/connect_network",
@@ -72,7 +95,10 @@ describe("--wait", () => {
   });
 
   test("an ERROR is status 1, with the reason", async () => {
-    const { status, out, err } = await server.run(["port_revert", "s1", "p", "--wait"], [queued(), action("ERROR", { reason: "s1: timed out" })]);
+    const { status, out, err } = await server.run(
+      ["port_revert", "s1", "p", "--wait"],
+      [queued(), action("ERROR", { reason: "s1: timed out" })],
+    );
     expect({ status, out, err }).toEqual({ status: 1, out: "42-a\nERROR\n", err: "Error: Networking action 42-a failed: s1: timed out\n" });
   });
 
@@ -92,11 +118,16 @@ describe("errors", () => {
   test("of the API", async () => {
     const ran = await server.run(["node_delete", "n1"], [apiError(409, "BlockedError", "Node 'n1' has nics.")]);
     expect(ran).toMatchObject({ status: 1, out: "", err: "Error: Node 'n1' has nics.\n" });
-    expect(await server.run(["node_delete", "n1", "--json"], [apiError(404, "NotFoundError", "No.")])).toMatchObject({ status: 1, err: "Error: No.\n" });
+    expect(await server.run(["node_delete", "n1", "--json"], [apiError(404, "NotFoundError", "No.")])).toMatchObject({
+      status: 1,
+      err: "Error: No.\n",
+    });
   });
 
   test("of something between here and the API", async () => {
-    expect(await server.run(["list_projects"], [new Response("<h1>Bad Gateway</h1>", { status: 502, statusText: "Bad Gateway" })])).toMatchObject({ status: 1, err: "Error: The server answered 502 Bad Gateway.\n" });
+    expect(
+      await server.run(["list_projects"], [new Response("<h1>Bad Gateway</h1>", { status: 502, statusText: "Bad Gateway" })]),
+    ).toMatchObject({ status: 1, err: "Error: The server answered 502 Bad Gateway.\n" });
     const moved = await server.run(["list_projects"], [Response.redirect("https://u:pw@elsewhere/projects", 301)]);
     expect(moved.status).toBe(1);
     expect(moved.err).toContain("https://elsewhere/projects");
@@ -109,7 +140,9 @@ describe("errors", () => {
   });
 
   test("an unreachable server is named", async () => {
-    const ran = await server.run(["list_projects"], [], { env: { HAAS_ENDPOINT: "http://me:s3cret@127.0.0.1:1/", HAAS_PASSWORD: "s3cret" } });
+    const ran = await server.run(["list_projects"], [], {
+      env: { HAAS_ENDPOINT: "http://me:s3cret@127.0.0.1:1/", HAAS_PASSWORD: "s3cret" },
+    });
     expect(ran).toMatchObject({ status: 1, out: "", err: "Error: Can't reach http://127.0.0.1:1: connection refused.\n" });
   });
 });

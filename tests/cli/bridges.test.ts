@@ -50,7 +50,10 @@ async function plan(paths: string[], links: [path: string, target: string][] = [
 
 test("what is there already is left alone", async () => {
   const ours = ["eth0.100/lower_eth0", "br-vlan100/bridge"];
-  expect(await plan(ours, [["eth0.100/master", "../br-vlan100"]])).toEqual(["ip link set dev eth0.100 up", "ip link set dev br-vlan100 up"]);
+  expect(await plan(ours, [["eth0.100/master", "../br-vlan100"]])).toEqual([
+    "ip link set dev eth0.100 up",
+    "ip link set dev br-vlan100 up",
+  ]);
   expect((await plan(ours))[0]).toBe("ip link set dev eth0.100 master br-vlan100");
 });
 

@@ -117,7 +117,12 @@ describe("every published command makes its request", () => {
     const clients = commands.filter(({ kind }) => kind === "client").map(({ name }) => name);
     expect(clients.filter((name) => !covered.has(name))).toEqual([]);
     expect(commands.filter(({ kind }) => kind === "local").map(({ name }) => name)).toEqual([
-      "serve", "serve_networks", "create_admin_user", "create_bridges", "completion", "help",
+      "serve",
+      "serve_networks",
+      "create_admin_user",
+      "create_bridges",
+      "completion",
+      "help",
     ]);
   });
 });
@@ -161,6 +166,8 @@ test("a switch's arguments are those that its driver names, in its order", () =>
 
 test("the reference describes every command", () => {
   const reference = readFileSync(join(import.meta.dir, "../../docs/cli.md"), "utf8");
-  const missing = commands.flatMap((command) => [...usageLines(command), command.about]).filter((text) => !reference.includes(text.replaceAll("|", "\\|")));
+  const missing = commands
+    .flatMap((command) => [...usageLines(command), command.about])
+    .filter((text) => !reference.includes(text.replaceAll("|", "\\|")));
   expect(missing).toEqual([]);
 });

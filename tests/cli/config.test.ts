@@ -73,8 +73,13 @@ test("a published file works unchanged", () => {
     warnings: [],
   });
   expect(activeExtensions(config)).toEqual([
-    "haas.ext.auth.null", "haas.ext.network_allocators.vlan_pool", "haas.ext.obm.ipmi", "haas.ext.obm.mock",
-    "haas.ext.switches.dell", "haas.ext.switches.mock", "haas.ext.switches.nexus",
+    "haas.ext.auth.null",
+    "haas.ext.network_allocators.vlan_pool",
+    "haas.ext.obm.ipmi",
+    "haas.ext.obm.mock",
+    "haas.ext.switches.dell",
+    "haas.ext.switches.mock",
+    "haas.ext.switches.nexus",
   ]);
 });
 
@@ -121,7 +126,9 @@ describe("an impossible value is one line naming file, section and option", () =
   }
 
   test("two authentication backends, or none", () => {
-    expect(refusal("[extensions]\nhaas.ext.auth.null=\nhaas.ext.auth.database=\nhaas.ext.network_allocators.null=\n")).toContain("[extensions]");
+    expect(refusal("[extensions]\nhaas.ext.auth.null=\nhaas.ext.auth.database=\nhaas.ext.network_allocators.null=\n")).toContain(
+      "[extensions]",
+    );
     expect(refusal("[extensions]\nhaas.ext.network_allocators.null=\n")).toContain("exactly one authentication backend");
     expect(refusal("[extensions]\nhaas.ext.auth.null=\n")).toContain("exactly one network allocator");
   });
@@ -156,7 +163,8 @@ describe("which server a client talks to", () => {
     const home = emptyDirectory();
     mkdirSync(join(home, ".config/haas"), { recursive: true });
     const place = (file: string, endpoint: string) => writeFileSync(file, `[client]\nendpoint = ${endpoint}\n`);
-    const asked = async (argv: string[], env = {}) => (await server.run(["list_projects", ...argv], [], { cwd, env: { HAAS_ENDPOINT: "", HOME: home, ...env } })).requests.length;
+    const asked = async (argv: string[], env = {}) =>
+      (await server.run(["list_projects", ...argv], [], { cwd, env: { HAAS_ENDPOINT: "", HOME: home, ...env } })).requests.length;
     place(join(home, ".config/haas/haas.cfg"), server.endpoint);
     expect(await asked([])).toBe(1);
     place(join(cwd, "haas.cfg"), "http://127.0.0.1:1");
@@ -167,15 +175,25 @@ describe("which server a client talks to", () => {
   });
 
   test("a trailing slash makes no difference, and a path stays", async () => {
-    for (const [suffix, path] of [["", "/projects"], ["/", "/projects"], ["//", "/projects"], ["/v0", "/v0/projects"], ["/v0/", "/v0/projects"]] as const) {
+    for (const [suffix, path] of [
+      ["", "/projects"],
+      ["/", "/projects"],
+      ["//", "/projects"],
+      ["/v0", "/v0/projects"],
+      ["/v0/", "/v0/projects"],
+    ] as const) {
       const { requests } = await server.run(["list_projects"], [], { env: { HAAS_ENDPOINT: server.endpoint + suffix } });
       expect(requests.map((request) => request.path)).toEqual([path]);
-      expect((await server.run(["list_projects", "--config", config(server.endpoint + suffix)], [], { env: { HAAS_ENDPOINT: "" } })).requests[0]?.path).toBe(path);
+      expect(
+        (await server.run(["list_projects", "--config", config(server.endpoint + suffix)], [], { env: { HAAS_ENDPOINT: "" } })).requests[0]
+          ?.path,
+      ).toBe(path);
     }
   });
 
   test("credentials are sent when both are set", async () => {
-    const sent = async (env: Record<string, string>) => (await server.run(["list_projects"], [], { env })).requests[0]!.headers.get("authorization");
+    const sent = async (env: Record<string, string>) =>
+      (await server.run(["list_projects"], [], { env })).requests[0]!.headers.get("authorization");
     expect(await sent({ HAAS_USERNAME: "bøb", HAAS_PASSWORD: "p:w" })).toBe(`Basic ${Buffer.from("bøb:p:w").toString("base64")}`);
     expect(await sent({ HAAS_USERNAME: "bob" })).toBeNull();
     expect(await sent({ HAAS_PASSWORD: "pw" })).toBeNull();
@@ -189,7 +207,10 @@ describe("which server a client talks to", () => {
 
   test("a broken file matters only when it is needed, or named", async () => {
     expect((await server.run(["list_projects"], [], { env: { HAAS_CONFIG: broken } })).status).toBe(0);
-    for (const ran of [await server.run(["list_projects", "--config", broken]), await haas(["list_projects"], { env: { HAAS_CONFIG: broken } })]) {
+    for (const ran of [
+      await server.run(["list_projects", "--config", broken]),
+      await haas(["list_projects"], { env: { HAAS_CONFIG: broken } }),
+    ]) {
       expect(ran.status).toBe(2);
       expect(ran.err).toMatch(/^Error: .*\[general\] log_level.*\n$/);
     }

@@ -52,7 +52,12 @@ export function recordingServer() {
     async fetch(request) {
       const text = await request.text();
       const { pathname, search } = new URL(request.url);
-      requests.push({ method: request.method, path: pathname + search, body: text === "" ? undefined : JSON.parse(text), headers: request.headers });
+      requests.push({
+        method: request.method,
+        path: pathname + search,
+        body: text === "" ? undefined : JSON.parse(text),
+        headers: request.headers,
+      });
       return answers.shift() ?? new Response("");
     },
   });

@@ -9,7 +9,11 @@ describe("wrong usage prints the usage and ends with 2", () => {
   const cases: [string[], ...string[]][] = [
     [["list_nodes"], "Missing: <all|free>.", "Usage:\n  haas list_nodes <all|free>\n"],
     [["list_nodes", "some"], "'some' is not one of: all, free.", "Usage:"],
-    [["node", "register", "n1"], "Missing: <subtype> <host> <user> <password>.", "haas node_register <node> <subtype> <host> <user> <password>"],
+    [
+      ["node", "register", "n1"],
+      "Missing: <subtype> <host> <user> <password>.",
+      "haas node_register <node> <subtype> <host> <user> <password>",
+    ],
     [["node_register", "n1", "magic", "h", "u", "p"], "Neither 'n1' nor 'magic' is a kind of OBM", "Usage:"],
     [["switch_register", "s1", "magic", "h"], "'magic' is not a switch type", "haas switch_register <switch> ovs <bridge> [database]"],
     [["switch_register", "s1", "nexus", "h", "u", "p"], "Missing: <dummy_vlan>.", "Usage:"],
@@ -69,7 +73,13 @@ describe("help", () => {
     const { status, out } = await haas(["help", "node_register"]);
     expect(status).toBe(0);
     expect(out).toContain("haas node_register <node> <subtype> <host> <user> <password>");
-    for (const line of ["help node register", "node register --help", "node_register -h", "node_register n1 --help", "--help node_register"]) {
+    for (const line of [
+      "help node register",
+      "node register --help",
+      "node_register -h",
+      "node_register n1 --help",
+      "--help node_register",
+    ]) {
       expect((await haas(line.split(" "))).out).toBe(out);
     }
   });
@@ -128,7 +138,11 @@ test("the launcher of a checkout works through links, from anywhere", async () =
   // Neither a .env nor a bunfig.toml that happens to be here has a say.
   writeFileSync(join(directory, ".env"), "HAAS_ENDPOINT=http://127.0.0.1:1\n");
   writeFileSync(join(directory, "bunfig.toml"), `preload = ["./absent.ts"]\n`);
-  const child = Bun.spawn([join(directory, "a/haas"), "list_projects"], { cwd: directory, env: { PATH: process.env.PATH ?? "", HOME: directory }, stderr: "pipe" });
+  const child = Bun.spawn([join(directory, "a/haas"), "list_projects"], {
+    cwd: directory,
+    env: { PATH: process.env.PATH ?? "", HOME: directory },
+    stderr: "pipe",
+  });
   expect(await child.stderr.text()).toStartWith("Error: No server is configured: set HAAS_ENDPOINT");
   expect(await child.exited).toBe(2);
 });

@@ -12,7 +12,34 @@ const only = async (argv: string[]) => {
 };
 
 describe("a value is never reinterpreted", () => {
-  const odd = ["0123", "1e5", "0x10", "true", "null", "NaN", "", " ", "-", "-x", "-secret", "--foo", "--foo=bar", "--no-foo", "=", "a=b", "--wait", "--wait=1", "--networks", "_", "é✓", "a b", "$(id)", "\\n", "%2F", "__proto__"];
+  const odd = [
+    "0123",
+    "1e5",
+    "0x10",
+    "true",
+    "null",
+    "NaN",
+    "",
+    " ",
+    "-",
+    "-x",
+    "-secret",
+    "--foo",
+    "--foo=bar",
+    "--no-foo",
+    "=",
+    "a=b",
+    "--wait",
+    "--wait=1",
+    "--networks",
+    "_",
+    "é✓",
+    "a b",
+    "$(id)",
+    "\\n",
+    "%2F",
+    "__proto__",
+  ];
   for (const value of odd) {
     test(JSON.stringify(value), async () => {
       expect((await only(["metadata_set", "n1", "k", value])).body).toEqual({ value });
@@ -65,7 +92,11 @@ describe("a value is never reinterpreted", () => {
 });
 
 describe("options are recognised anywhere", () => {
-  for (const argv of [["--json", "list_nodes", "all"], ["list_nodes", "--json", "all"], ["list_nodes", "all", "--json"]]) {
+  for (const argv of [
+    ["--json", "list_nodes", "all"],
+    ["list_nodes", "--json", "all"],
+    ["list_nodes", "all", "--json"],
+  ]) {
     test(argv.join(" "), async () => {
       const { out } = await server.run(argv, [Response.json(["b", "a"])]);
       expect(out).toBe('["b","a"]\n');
@@ -74,7 +105,11 @@ describe("options are recognised anywhere", () => {
 });
 
 describe("a password from standard input", () => {
-  for (const [stdin, password] of [["s3cret\nmore\n", "s3cret"], ["s3cret", "s3cret"], ["-x y\r\n", "-x y"]] as const) {
+  for (const [stdin, password] of [
+    ["s3cret\nmore\n", "s3cret"],
+    ["s3cret", "s3cret"],
+    ["-x y\r\n", "-x y"],
+  ] as const) {
     test(JSON.stringify(stdin), async () => {
       const { requests } = await server.run(["user_create", "bob", "-", "regular"], [], { stdin });
       expect(requests[0]!.body).toEqual({ password, is_admin: false });

@@ -50,112 +50,132 @@ const subjects: Subject[] = [
   },
 ];
 
-describe.each(subjects.map((subject) => [subject.driver.name, subject] as const))("%s", (_, { driver, ports, missingPort, illegalLabels, start }) => {
-  const [port, other] = ports;
-  const native: PortState = { native: 100, tagged: [] };
-  const both: PortState = { native: 100, tagged: [200, driver.highestVlan] };
-  const taggedOnly: PortState = { native: null, tagged: [1, 200] };
-  const states = [emptyPort, native, both, ...(driver.capabilities.includes("nativeless-trunk-mode") ? [taggedOnly] : [])];
+describe.each(subjects.map((subject) => [subject.driver.name, subject] as const))(
+  "%s",
+  (_, { driver, ports, missingPort, illegalLabels, start }) => {
+    const [port, other] = ports;
+    const native: PortState = { native: 100, tagged: [] };
+    const both: PortState = { native: 100, tagged: [200, driver.highestVlan] };
+    const taggedOnly: PortState = { native: null, tagged: [1, 200] };
+    const states = [emptyPort, native, both, ...(driver.capabilities.includes("nativeless-trunk-mode") ? [taggedOnly] : [])];
 
-  let device: Awaited<ReturnType<typeof start>> | undefined;
-  let session: SwitchSession;
-  const open = () => driver.open({ label: "contract", settings: device!.settings });
-  const read = async (label: string) => (await session.readPorts([label])).get(label);
+    let device: Awaited<ReturnType<typeof start>> | undefined;
+    let session: SwitchSession;
+    const open = () => driver.open({ label: "contract", settings: device!.settings });
+    const read = async (label: string) => (await session.readPorts([label])).get(label);
 
-  beforeAll(async () => {
-    device = await start();
-  }, startTimeoutMs);
-  afterAll(async () => device?.stop(), startTimeoutMs);
-  beforeEach(async () => {
-    session = await open();
-    await session.applyPort(port, emptyPort);
-    await session.applyPort(other, emptyPort);
-  });
+    beforeAll(async () => {
+      device = await start();
+    }, startTimeoutMs);
+    afterAll(async () => device?.stop(), startTimeoutMs);
+    beforeEach(async () => {
+      session = await open();
+      await session.applyPort(port, emptyPort);
+      await session.applyPort(other, emptyPort);
+    });
 
-  test("its settings are legal, its positional fields are its required ones, and what is unknown is refused", () => {
-    checkSettings(driver.settings, device!.settings, "It");
-    expect(driver.positional.toSorted()).toEqual((driver.settings.required ?? []).toSorted());
-    expect(() => checkSettings(driver.settings, { ...device!.settings, no_such_field: "x" }, "It")).toThrow("no_such_field");
-    for (const name of driver.positional) {
-      const { [name]: _dropped, ...rest } = device!.settings;
-      expect(() => checkSettings(driver.settings, rest, "It")).toThrow(name);
-    }
-  });
-
-  test("what is applied is what is read, from any state to any other", async () => {
-    for (const before of states) {
-      for (const after of states) {
-        await session.applyPort(port, before);
-        await session.applyPort(port, after);
-        expect(await read(port)).toEqual(after);
-      }
-    }
-  }, startTimeoutMs);
-
-  test("applying twice is applying once", async () => {
-    for (const state of states) {
-      await session.applyPort(port, state);
-      await session.applyPort(port, state);
-      expect(await read(port)).toEqual(state);
-    }
-  }, startTimeoutMs);
-
-  test("a port does not touch another port", async () => {
-    await session.applyPort(other, both);
-    for (const state of states) await session.applyPort(port, state);
-    expect(await session.readPorts([other, port])).toEqual(new Map([[other, both], [port, states.at(-1)!]]));
-  });
-
-  test("another session finds what this one left", async () => {
-    await session.applyPort(port, both);
-    await session.save?.();
-    await session.close();
-    session = await open();
-    expect(await read(port)).toEqual(both);
-  });
-
-  test("reading no port is no error", async () => {
-    expect(await session.readPorts([])).toEqual(new Map());
-  });
-
-  test("the plan is empty when there is nothing to do, and says something otherwise", () => {
-    for (const actual of states) {
-      for (const desired of states) {
-        const lines = driver.plan(port, actual, desired, device!.settings);
-        expect(lines.length > 0).toBe(actual !== desired);
-        for (const line of lines) expect(line).not.toMatch(/[\r\n]/);
-      }
-    }
-  });
-
-  test("legal port names are taken, others refused with a sentence", () => {
-    for (const label of ports) driver.validatePort(label);
-    for (const label of illegalLabels) {
-      let error: { type?: string; message?: string } = {};
-      try {
-        driver.validatePort(label);
-      } catch (thrown) {
-        error = thrown as HaasError;
-      }
-      expect([label, error.type]).toEqual([label, "BadArgumentError"]);
-      expect(error.message).toContain("Legal forms");
-    }
-  });
-
-  if (missingPort !== null) {
-    test("a port that the device does not have rejects, naming switch and port", async () => {
-      driver.validatePort(missingPort);
-      for (const work of [() => session.readPorts([missingPort]), () => session.applyPort(missingPort, native), () => session.applyPort(missingPort, emptyPort)]) {
-        const error = await work().catch((thrown: unknown) => thrown);
-        expect(error).toMatchObject({ type: "SwitchError" });
-        expect((error as Error).message).toContain("'contract'");
-        expect((error as Error).message).toContain(`'${missingPort}'`);
+    test("its settings are legal, its positional fields are its required ones, and what is unknown is refused", () => {
+      checkSettings(driver.settings, device!.settings, "It");
+      expect(driver.positional.toSorted()).toEqual((driver.settings.required ?? []).toSorted());
+      expect(() => checkSettings(driver.settings, { ...device!.settings, no_such_field: "x" }, "It")).toThrow("no_such_field");
+      for (const name of driver.positional) {
+        const { [name]: _dropped, ...rest } = device!.settings;
+        expect(() => checkSettings(driver.settings, rest, "It")).toThrow(name);
       }
     });
-  }
 
-  test("close never rejects", async () => {
-    await session.close();
-    await session.close();
-  });
-});
+    test(
+      "what is applied is what is read, from any state to any other",
+      async () => {
+        for (const before of states) {
+          for (const after of states) {
+            await session.applyPort(port, before);
+            await session.applyPort(port, after);
+            expect(await read(port)).toEqual(after);
+          }
+        }
+      },
+      startTimeoutMs,
+    );
+
+    test(
+      "applying twice is applying once",
+      async () => {
+        for (const state of states) {
+          await session.applyPort(port, state);
+          await session.applyPort(port, state);
+          expect(await read(port)).toEqual(state);
+        }
+      },
+      startTimeoutMs,
+    );
+
+    test("a port does not touch another port", async () => {
+      await session.applyPort(other, both);
+      for (const state of states) await session.applyPort(port, state);
+      expect(await session.readPorts([other, port])).toEqual(
+        new Map([
+          [other, both],
+          [port, states.at(-1)!],
+        ]),
+      );
+    });
+
+    test("another session finds what this one left", async () => {
+      await session.applyPort(port, both);
+      await session.save?.();
+      await session.close();
+      session = await open();
+      expect(await read(port)).toEqual(both);
+    });
+
+    test("reading no port is no error", async () => {
+      expect(await session.readPorts([])).toEqual(new Map());
+    });
+
+    test("the plan is empty when there is nothing to do, and says something otherwise", () => {
+      for (const actual of states) {
+        for (const desired of states) {
+          const lines = driver.plan(port, actual, desired, device!.settings);
+          expect(lines.length > 0).toBe(actual !== desired);
+          for (const line of lines) expect(line).not.toMatch(/[\r\n]/);
+        }
+      }
+    });
+
+    test("legal port names are taken, others refused with a sentence", () => {
+      for (const label of ports) driver.validatePort(label);
+      for (const label of illegalLabels) {
+        let error: { type?: string; message?: string } = {};
+        try {
+          driver.validatePort(label);
+        } catch (thrown) {
+          error = thrown as HaasError;
+        }
+        expect([label, error.type]).toEqual([label, "BadArgumentError"]);
+        expect(error.message).toContain("Legal forms");
+      }
+    });
+
+    if (missingPort !== null) {
+      test("a port that the device does not have rejects, naming switch and port", async () => {
+        driver.validatePort(missingPort);
+        for (const work of [
+          () => session.readPorts([missingPort]),
+          () => session.applyPort(missingPort, native),
+          () => session.applyPort(missingPort, emptyPort),
+        ]) {
+          const error = await work().catch((thrown: unknown) => thrown);
+          expect(error).toMatchObject({ type: "SwitchError" });
+          expect((error as Error).message).toContain("'contract'");
+          expect((error as Error).message).toContain(`'${missingPort}'`);
+        }
+      });
+    }
+
+    test("close never rejects", async () => {
+      await session.close();
+      await session.close();
+    });
+  },
+);

@@ -58,7 +58,11 @@ describe.each(databases)("reads on %s", (kind) => {
     expect(nics[0]).toMatchObject({ port: "p1", switch: "sw" });
     const member = { user: "u", isAdmin: false, projects: new Set<number>() };
     const { showNode } = await import("../../src/inventory/nodes.ts");
-    expect(JSON.parse(await showNode(service.ctx.db, member, "n1")).nics[0]).toEqual({ label: "nic", macaddr: "00:00:00:00:00:01", networks: {} });
+    expect(JSON.parse(await showNode(service.ctx.db, member, "n1")).nics[0]).toEqual({
+      label: "nic",
+      macaddr: "00:00:00:00:00:01",
+      networks: {},
+    });
     await service.ok("POST", "/project/p/connect_node", { node: "n1" });
     await service.ok("GET", "/node/n1");
     expect(showNode(service.ctx.db, member, "n1")).rejects.toMatchObject({ type: "AuthorizationError" });

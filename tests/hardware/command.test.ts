@@ -15,7 +15,10 @@ describe("runCommand", () => {
     process.env["HAAS_TEST_SECRET"] = "must not leak";
     const { stdout } = await runCommand({ argv: ["env"], env: { GIVEN: "yes" }, ...bounds });
     delete process.env["HAAS_TEST_SECRET"];
-    const names = stdout.trim().split("\n").map((line) => line.split("=")[0]!);
+    const names = stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.split("=")[0]!);
     expect(names.toSorted()).toEqual(["GIVEN", "LANG", "LC_ALL", "PATH"]);
   });
 
@@ -25,7 +28,11 @@ describe("runCommand", () => {
   });
 
   test("keeps the beginning of an endless output", async () => {
-    const result = await runCommand({ argv: ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end >&2"], timeoutMs: 30_000, maxOutputBytes: 1000 });
+    const result = await runCommand({
+      argv: ["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; echo end >&2"],
+      timeoutMs: 30_000,
+      maxOutputBytes: 1000,
+    });
     expect(result).toMatchObject({ exitCode: 0, truncated: true, stdout: "x".repeat(1000), stderr: "end\n" });
   });
 
@@ -37,7 +44,9 @@ describe("runCommand", () => {
     const grandchild = Number(result.stdout);
     expect(grandchild).toBeGreaterThan(0);
     // Dead, or a zombie that nobody has waited for.
-    const state = await Bun.file(`/proc/${grandchild}/stat`).text().catch(() => "gone");
+    const state = await Bun.file(`/proc/${grandchild}/stat`)
+      .text()
+      .catch(() => "gone");
     expect(state === "gone" || / Z /.test(state)).toBe(true);
   });
 
@@ -52,8 +61,14 @@ describe("runCommand", () => {
   test("a missing program and a cancelled one are typed", async () => {
     const missing = await runCommand({ argv: ["no-such-program-here"], ...bounds }).catch((error: unknown) => error);
     expect(missing).toBeInstanceOf(CommandError);
-    expect(missing).toMatchObject({ reason: "not-installed", program: "no-such-program-here", message: "no-such-program-here is not installed" });
-    const cancelled = await runCommand({ argv: ["sleep", "60"], signal: AbortSignal.timeout(100), ...bounds }).catch((error: unknown) => error);
+    expect(missing).toMatchObject({
+      reason: "not-installed",
+      program: "no-such-program-here",
+      message: "no-such-program-here is not installed",
+    });
+    const cancelled = await runCommand({ argv: ["sleep", "60"], signal: AbortSignal.timeout(100), ...bounds }).catch(
+      (error: unknown) => error,
+    );
     expect(cancelled).toMatchObject({ reason: "cancelled" });
   });
 });
@@ -62,7 +77,9 @@ describe("failureSentence", () => {
   const result = { exitCode: 1, stdout: "", stderr: "first\nbad key s3cret\n\n", truncated: false, timedOut: false, durationMs: 5 };
 
   test("says the most important fact first, and the program's last words without secrets", () => {
-    expect(failureSentence({ program: "tool", result, timeoutMs: 1500, secrets: ["s3cret", ""] })).toBe("tool ended with code 1: bad key ***");
+    expect(failureSentence({ program: "tool", result, timeoutMs: 1500, secrets: ["s3cret", ""] })).toBe(
+      "tool ended with code 1: bad key ***",
+    );
     const timedOut = { ...result, exitCode: null, timedOut: true, stderr: "" };
     expect(failureSentence({ program: "tool", result: timedOut, timeoutMs: 1500 })).toBe("tool timed out after 1.5 s");
   });

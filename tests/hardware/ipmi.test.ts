@@ -82,7 +82,11 @@ describe("a real BMC", () => {
   });
 
   test("boot devices are set and read back", async () => {
-    for (const [device, asked] of [["pxe", "pxe"], ["disk", "default"], ["none", "none"]] as const) {
+    for (const [device, asked] of [
+      ["pxe", "pxe"],
+      ["disk", "default"],
+      ["none", "none"],
+    ] as const) {
       const before = (await bmc.calls()).length;
       await ipmi.setBootDevice(bmc, device);
       const calls = await since(before);
@@ -109,7 +113,12 @@ describe("a real BMC", () => {
   });
 
   test("too many callers for one BMC are told that it is busy", async () => {
-    const calls = Array.from({ length: 40 }, () => ipmi.powerStatus(bmc).then(() => "fine", (error: Error) => error.message));
+    const calls = Array.from({ length: 40 }, () =>
+      ipmi.powerStatus(bmc).then(
+        () => "fine",
+        (error: Error) => error.message,
+      ),
+    );
     const answers = await Promise.all(calls);
     expect(answers.filter((answer) => answer === "fine").length).toBeGreaterThan(10);
     expect(answers.some((answer) => answer.includes("is busy"))).toBe(true);
@@ -178,7 +187,10 @@ describe("a BMC that fails", () => {
   let broken: Bmc;
   beforeAll(async () => {
     const program = join(dir, "broken.sh");
-    await writeFile(program, "#!/bin/sh\n[ \"$1 $2\" = 'set boot' ] && exit 0\n[ \"$1 $2\" = 'get boot' ] && echo boot:default\n[ \"$1 $2\" = 'get power' ] && echo power:1\n[ \"$1 $2\" = 'set power' ] && { echo no >&2; exit 1; }\nexit 0\n");
+    await writeFile(
+      program,
+      "#!/bin/sh\n[ \"$1 $2\" = 'set boot' ] && exit 0\n[ \"$1 $2\" = 'get boot' ] && echo boot:default\n[ \"$1 $2\" = 'get power' ] && echo power:1\n[ \"$1 $2\" = 'set power' ] && { echo no >&2; exit 1; }\nexit 0\n",
+    );
     await chmod(program, 0o700);
     broken = await startBmc({ dir: join(dir, "n2"), name: "n2", port: port + 1, user: "admin", password, chassisProgram: program });
   }, 30_000);

@@ -30,7 +30,17 @@ afterAll(async () => {
 
 /** Every port as a new Open vSwitch port is: a trunk for every VLAN. */
 beforeEach(async () => {
-  const open = [...ports, uplink, bridge].flatMap((p) => ["--", "set", "port", p, "vlan_mode=[]", "tag=[]", "trunks=[]", "cvlans=[]", "protected=false"]);
+  const open = [...ports, uplink, bridge].flatMap((p) => [
+    "--",
+    "set",
+    "port",
+    p,
+    "vlan_mode=[]",
+    "tag=[]",
+    "trunks=[]",
+    "cvlans=[]",
+    "protected=false",
+  ]);
   await lab.vsctl(...open.slice(1));
 });
 
@@ -51,7 +61,14 @@ const failure = (work: Promise<unknown>) =>
 const probes: Frame[] = [
   { label: "plain", vlans: [] },
   ...[0, 1, 100, 200, 300, 4000, 4094, 4095].map((vlan) => ({ label: `v${vlan}`, vlans: [vlan] })),
-  ...[[4095, 4095], [0, 100], [0, 4095], [100, 100], [100, 200], [4095, 100]].map((vlans) => ({ label: `v${vlans.join(".")}`, vlans })),
+  ...[
+    [4095, 4095],
+    [0, 100],
+    [0, 4095],
+    [100, 100],
+    [100, 200],
+    [4095, 100],
+  ].map((vlans) => ({ label: `v${vlans.join(".")}`, vlans })),
 ];
 
 describe("frames", () => {
@@ -66,7 +83,11 @@ describe("frames", () => {
     await apply({ p1: emptyPort, p2: emptyPort, p3: state(100, 200), p4: state(null, 100, 200, 300) });
     const everyone = [...ports, uplink, bridge];
     for (const from of ["p1", "p2"]) {
-      const seen = await lab.send(from, probes, everyone.filter((port) => port !== from));
+      const seen = await lab.send(
+        from,
+        probes,
+        everyone.filter((port) => port !== from),
+      );
       for (const [port, frames] of Object.entries(seen)) expect([from, port, frames]).toEqual([from, port, []]);
     }
     for (const from of ["p3", "p4", uplink, bridge]) {
@@ -99,20 +120,36 @@ describe("frames", () => {
 
   test("native and tagged: only the listed tags pass", async () => {
     await apply({ p1: state(100, 200), p2: state(100), p3: state(200), p4: state(null, 100, 200, 300) });
-    const seen = await lab.send("p1", probes.filter(({ vlans }) => vlans.length < 2), ["p2", "p3", "p4"]);
+    const seen = await lab.send(
+      "p1",
+      probes.filter(({ vlans }) => vlans.length < 2),
+      ["p2", "p3", "p4"],
+    );
     expect(seen["p2"]!.toSorted()).toEqual(["plain:untagged", "v0:untagged", "v100:untagged"]);
     expect(seen["p3"]).toEqual(["v200:untagged"]);
     expect(seen["p4"]!.toSorted()).toEqual(["plain:100", "v0:100", "v100:100", "v200:200"]);
-    const back = await lab.send("p4", probes.filter(({ vlans }) => vlans.length < 2), ["p1", "p2", "p3"]);
+    const back = await lab.send(
+      "p4",
+      probes.filter(({ vlans }) => vlans.length < 2),
+      ["p1", "p2", "p3"],
+    );
     expect(back["p1"]!.toSorted()).toEqual(["v100:untagged", "v200:200"]);
     expect([back["p2"], back["p3"]]).toEqual([["v100:untagged"], ["v200:untagged"]]);
   });
 
   test("tagged only: a frame without a tag is dropped in both directions", async () => {
     await apply({ p1: state(null, 200), p2: state(null, 200, 300), p3: state(100) });
-    const seen = await lab.send("p1", probes.filter(({ vlans }) => vlans.length < 2), ["p2", "p3", "p4", uplink]);
+    const seen = await lab.send(
+      "p1",
+      probes.filter(({ vlans }) => vlans.length < 2),
+      ["p2", "p3", "p4", uplink],
+    );
     expect(seen).toEqual({ p2: ["v200:200"], p3: [], p4: ["v200:200"], [uplink]: ["v200:200"] });
-    const back = await lab.send(uplink, probes.filter(({ vlans }) => vlans.length < 2), ["p1"]);
+    const back = await lab.send(
+      uplink,
+      probes.filter(({ vlans }) => vlans.length < 2),
+      ["p1"],
+    );
     expect(back["p1"]).toEqual(["v200:200"]);
   });
 
@@ -190,7 +227,25 @@ describe("what is read", () => {
   });
 
   test("a mirror into a port is never overlooked", async () => {
-    await lab.vsctl("--", "--id=@p", "get", "port", "p1", "--", "--id=@m", "create", "mirror", "name=spy", "select_all=true", "output_port=@p", "--", "set", "bridge", bridge, "mirrors=@m");
+    await lab.vsctl(
+      "--",
+      "--id=@p",
+      "get",
+      "port",
+      "p1",
+      "--",
+      "--id=@m",
+      "create",
+      "mirror",
+      "name=spy",
+      "select_all=true",
+      "output_port=@p",
+      "--",
+      "set",
+      "bridge",
+      bridge,
+      "mirrors=@m",
+    );
     expect(samePort(await read("p1"), emptyPort)).toBe(false);
     expect((await failure(session.applyPort("p1", emptyPort))).message).toContain("mirror 'spy'");
     await lab.vsctl("set", "mirror", "spy", "output_port=[]", "output_vlan=4095");
@@ -221,7 +276,10 @@ describe("failures", () => {
 
   test("a missing bridge and a missing database are told apart", async () => {
     const bridgeError = await failure(ovs.open({ label: "rack-1", settings: { ovs_bridge: "nope", database: lab.db } }));
-    expect(bridgeError).toMatchObject({ type: "SwitchError", message: "Switch 'rack-1': Open vSwitch has no bridge 'nope' (ovs-vsctl lists sw0)." });
+    expect(bridgeError).toMatchObject({
+      type: "SwitchError",
+      message: "Switch 'rack-1': Open vSwitch has no bridge 'nope' (ovs-vsctl lists sw0).",
+    });
     const databaseError = await failure(ovs.open({ label: "rack-1", settings: { ovs_bridge: bridge, database: join(dir, "none.sock") } }));
     expect(databaseError).toMatchObject({ type: "SwitchError" });
     expect(databaseError.message).toContain("database connection failed (No such file or directory)");
@@ -253,7 +311,9 @@ describe("failures", () => {
 test("the plan is the command line that is sent", async () => {
   const [line, ...rest] = ovs.plan("p1", emptyPort, state(100, 200, 300), target().settings);
   expect(rest).toEqual([]);
-  expect(line).toBe(`ovs-vsctl --timeout=10 --db=${lab.db} set port p1 vlan_mode=native-untagged tag=100 trunks=[200,300] cvlans=[] protected=false`);
+  expect(line).toBe(
+    `ovs-vsctl --timeout=10 --db=${lab.db} set port p1 vlan_mode=native-untagged tag=100 trunks=[200,300] cvlans=[] protected=false`,
+  );
   await lab.vsctl(...line!.split(" ").slice(3));
   expect(await read("p1")).toEqual(state(100, 200, 300));
 });

@@ -124,17 +124,21 @@ describe.each(databases)("the inventory on %s", (kind) => {
     for (const [name, settings, port, wrong] of vendors) {
       const [field] = Object.keys(settings).slice(-1);
       const { [field!]: _, ...incomplete } = settings;
-      if (name !== "powerconnect55xx") await refused("PUT", `/switch/${name}`, { type: type(name), ...incomplete }, 400, "BadArgumentError");
+      if (name !== "powerconnect55xx")
+        await refused("PUT", `/switch/${name}`, { type: type(name), ...incomplete }, 400, "BadArgumentError");
       await ok("PUT", `/switch/${name}`, { type: type(name), ...settings });
       await ok("PUT", `/switch/${name}/port/${port}`);
-      expect(await refused("PUT", `/switch/${name}/port/${encodeURIComponent(wrong)}`, undefined, 400, "BadArgumentError")).toContain("Legal forms");
+      expect(await refused("PUT", `/switch/${name}/port/${encodeURIComponent(wrong)}`, undefined, 400, "BadArgumentError")).toContain(
+        "Legal forms",
+      );
       expect(JSON.stringify(await ok("GET", `/switch/${name}`))).not.toContain("secret");
     }
   });
 
   test("networks: who may have which, and one VLAN for one network", async () => {
     for (const project of ["p", "q"]) await ok("PUT", `/project/${project}`);
-    const make = (name: string, owner: string, access: string, net_id: string) => service.call("PUT", `/network/${name}`, { owner, access, net_id });
+    const make = (name: string, owner: string, access: string, net_id: string) =>
+      service.call("PUT", `/network/${name}`, { owner, access, net_id });
     expect((await make("a", "p", "p", "")).status).toBe(200);
     expect(await make("a", "nope", "nope", "x")).toMatchObject({ status: 409, body: { type: "DuplicateError" } });
     for (const [owner, access, net_id] of [
@@ -146,7 +150,12 @@ describe.each(databases)("the inventory on %s", (kind) => {
       ["admin", "", "007"],
       ["admin", "", " 7"],
     ] as const) {
-      expect([owner, access, net_id, (await make("x", owner, access, net_id)).body.type]).toEqual([owner, access, net_id, "BadArgumentError"]);
+      expect([owner, access, net_id, (await make("x", owner, access, net_id)).body.type]).toEqual([
+        owner,
+        access,
+        net_id,
+        "BadArgumentError",
+      ]);
     }
     expect((await make("x", "nope", "nope", "")).body.type).toBe("NotFoundError");
     expect((await make("x", "admin", "", "100")).body.type).toBe("DuplicateError");

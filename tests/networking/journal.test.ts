@@ -14,7 +14,9 @@ describe.each(databases)("networking on %s", (kind) => {
 
   const connect = (network: string, channel?: string) => service.call("POST", "/node/n1/nic/nic/connect_network", { network, channel });
   const portState = async () => {
-    const session = await service.ctx.switches.byType("http://schema.massopencloud.org/haas/v0/switches/mock").open({ label: "sw", settings: {} });
+    const session = await service.ctx.switches
+      .byType("http://schema.massopencloud.org/haas/v0/switches/mock")
+      .open({ label: "sw", settings: {} });
     return (await session.readPorts(["p1"])).get("p1");
   };
   const status = (id: string) => service.ok("GET", `/networking_action/${id}`);
@@ -22,7 +24,14 @@ describe.each(databases)("networking on %s", (kind) => {
   test("a connection is pending until the switch has it, and done afterwards", async () => {
     const { status: code, body } = await connect("a");
     expect(code).toBe(202);
-    expect(await status(body.status_id)).toMatchObject({ status: "PENDING", node: "n1", nic: "nic", new_network: "a", type: "modify_port", channel: "vlan/native" });
+    expect(await status(body.status_id)).toMatchObject({
+      status: "PENDING",
+      node: "n1",
+      nic: "nic",
+      new_network: "a",
+      type: "modify_port",
+      channel: "vlan/native",
+    });
     expect((await service.ok("GET", "/node/n1")).nics[0].networks).toEqual({});
     await service.apply();
     expect(await status(body.status_id)).toMatchObject({ status: "DONE", reason: null });
@@ -111,14 +120,21 @@ describe.each(databases)("networking on %s", (kind) => {
       });
       const { body } = await connect("a");
       await service.apply();
-      expect(await status(body.status_id)).toMatchObject({ status: "PENDING", attempts: 1, reason: expect.stringMatching(/p1.*native 100.*native 666/) });
+      expect(await status(body.status_id)).toMatchObject({
+        status: "PENDING",
+        attempts: 1,
+        reason: expect.stringMatching(/p1.*native 100.*native 666/),
+      });
       await service.ctx.db.updateTable("networking_action").set({ next_try: 0 }).execute();
       await service.apply();
       expect(await status(body.status_id)).toMatchObject({ status: "ERROR", attempts: 2, reason: expect.stringContaining("666") });
       expect((await service.ok("GET", "/node/n1")).nics[0].networks).toEqual({});
       await service.ok("POST", "/project/p/detach_node", { node: "n1" });
       expect(await service.ok("GET", "/nodes/free")).toEqual(["n2"]);
-      expect(await service.call("POST", "/project/q/connect_node", { node: "n1" })).toMatchObject({ status: 409, body: { msg: expect.stringContaining("666") } });
+      expect(await service.call("POST", "/project/q/connect_node", { node: "n1" })).toMatchObject({
+        status: 409,
+        body: { msg: expect.stringContaining("666") },
+      });
     } finally {
       Object.assign(mock, { open });
     }

@@ -74,7 +74,26 @@ async function untilItAnswers(port: number, user: string, password: string): Pro
   const deadline = Date.now() + startTimeoutMs;
   while (Date.now() < deadline) {
     const { exitCode } = await runCommand({
-      argv: ["ipmitool", "-I", "lanplus", "-C", "3", "-N", "1", "-R", "1", "-H", "127.0.0.1", "-p", String(port), "-U", user, "-E", "mc", "info"],
+      argv: [
+        "ipmitool",
+        "-I",
+        "lanplus",
+        "-C",
+        "3",
+        "-N",
+        "1",
+        "-R",
+        "1",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        String(port),
+        "-U",
+        user,
+        "-E",
+        "mc",
+        "info",
+      ],
       env: { IPMI_PASSWORD: password },
       timeoutMs: 5_000,
       maxOutputBytes: 65_536,

@@ -62,7 +62,16 @@ export async function startOvs({ dir, name, bridge, ports }: OvsOptions): Promis
     namespaces.push(namespace);
     await must("ip", "-n", namespace, "link", "set", "lo", "up");
     // Neighbour discovery is noise among the frames that are counted.
-    await must("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1");
+    await must(
+      "ip",
+      "netns",
+      "exec",
+      namespace,
+      "sysctl",
+      "-qw",
+      "net.ipv6.conf.all.disable_ipv6=1",
+      "net.ipv6.conf.default.disable_ipv6=1",
+    );
   };
   const pidOf = async (file: string) => Number(await readFile(join(dir, file), "utf8").catch(() => "0"));
 
@@ -76,7 +85,12 @@ export async function startOvs({ dir, name, bridge, ports }: OvsOptions): Promis
   try {
     await addNamespace(switchNamespace);
     const inSwitch = (...argv: string[]) => must("ip", "netns", "exec", switchNamespace, ...argv);
-    const daemon = (kind: string) => [`--pidfile=${join(dir, `${kind}.pid`)}`, `--log-file=${join(dir, `${kind}.log`)}`, `--unixctl=${join(dir, `${kind}.ctl`)}`, "--detach"];
+    const daemon = (kind: string) => [
+      `--pidfile=${join(dir, `${kind}.pid`)}`,
+      `--log-file=${join(dir, `${kind}.log`)}`,
+      `--unixctl=${join(dir, `${kind}.ctl`)}`,
+      "--detach",
+    ];
     await must("ovsdb-tool", "create", join(dir, "conf.db"), "/usr/share/openvswitch/vswitch.ovsschema");
     await inSwitch("ovsdb-server", join(dir, "conf.db"), `--remote=punix:${socket}`, ...daemon("ovsdb"));
     await vsctl("--no-wait", "init");
@@ -141,15 +155,18 @@ function frameHex(index: number, vlans: readonly number[]): string {
 /** tcpdump on a device, from the moment that it listens. */
 async function watchPort(namespace: string, device: string) {
   const filter = "ether[6:4] = 0x02000000";
-  const tcpdump = Bun.spawn(["ip", "netns", "exec", namespace, "tcpdump", "-l", "-n", "-e", "-B", "8192", "-Q", "in", "-i", device, filter], {
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const tcpdump = Bun.spawn(
+    ["ip", "netns", "exec", namespace, "tcpdump", "-l", "-n", "-e", "-B", "8192", "-Q", "in", "-i", device, filter],
+    {
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    },
+  );
   const output = new Response(tcpdump.stdout).text();
   const errors = tcpdump.stderr.getReader();
   const decoder = new TextDecoder();
-  for (let said = ""; !said.includes("listening on"); ) {
+  for (let said = ""; !said.includes("listening on");) {
     const { done, value } = await errors.read();
     if (done) throw new Error(`tcpdump on ${device} ended: ${said}`);
     said += decoder.decode(value);

@@ -63,15 +63,26 @@ export interface Answer {
   headers: Headers;
 }
 
-export async function startService(kind: DatabaseKind, options: { auth?: "null" | "database"; more?: string; uri?: string } = {}): Promise<Service> {
+export async function startService(
+  kind: DatabaseKind,
+  options: { auth?: "null" | "database"; more?: string; uri?: string } = {},
+): Promise<Service> {
   const { path: directory, remove } = scratch();
   const file = join(directory, "haas.cfg");
   writeFileSync(file, configText({ ...options, uri: options.uri ?? (await freshUri(kind, directory)) }), { mode: 0o600 });
-  const ctx = await createContext(loadConfig(file), createLog((process.env.HAAS_TEST_LOG as "debug" | undefined) ?? "critical", null), () => {});
+  const ctx = await createContext(
+    loadConfig(file),
+    createLog((process.env.HAAS_TEST_LOG as "debug" | undefined) ?? "critical", null),
+    () => {},
+  );
   const app = createApp(ctx);
   const call: Service["call"] = async (method, path, body, headers = {}) => {
     const answer = await app.handle(
-      new Request(`http://haas.test${path}`, { method, headers, ...(body !== undefined && { body: typeof body === "string" ? body : JSON.stringify(body) }) }),
+      new Request(`http://haas.test${path}`, {
+        method,
+        headers,
+        ...(body !== undefined && { body: typeof body === "string" ? body : JSON.stringify(body) }),
+      }),
       "127.0.0.1",
     );
     const text = await answer.text();
