@@ -16,6 +16,7 @@ import { migrations } from "../../migrations/index.ts";
 import { messageOf } from "../errors.ts";
 import type { Tables } from "./tables.ts";
 import { type Db, isBusy } from "./transaction.ts";
+import { Turns } from "./turns.ts";
 
 // bigint columns hold milliseconds since 1970, which a number holds exactly.
 pg.types.setTypeParser(pg.types.builtins.INT8, Number);
@@ -153,6 +154,7 @@ class HaasSqliteDialect extends BunSqliteDialect {
 
   override createDriver(): Driver {
     const driver = super.createDriver();
+    // The driver's own lock wakes everybody who waits whenever it is free.
     const turns = new Turns();
     let connection: Promise<DatabaseConnection> | null = null;
     const acquire = driver.acquireConnection.bind(driver);
@@ -169,23 +171,6 @@ class HaasSqliteDialect extends BunSqliteDialect {
 
   override createAdapter(): SqliteAdapter {
     return new TransactionalSqliteAdapter();
-  }
-}
-
-/** Who may use the one connection: first come, first served. (The driver's own lock wakes all who wait whenever it is free.) */
-class Turns {
-  #taken = false;
-  readonly #waiting: (() => void)[] = [];
-
-  async take(): Promise<void> {
-    if (this.#taken) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#taken = true;
-  }
-
-  pass(): void {
-    const next = this.#waiting.shift();
-    if (next) next();
-    else this.#taken = false;
   }
 }
 

@@ -1,6 +1,7 @@
 import { type Kysely, PostgresAdapter, sql, type Transaction } from "kysely";
 import { HaasError } from "../errors.ts";
 import type { Tables } from "./tables.ts";
+import { Turns } from "./turns.ts";
 
 export type Db = Kysely<Tables>;
 export type Tx = Transaction<Tables>;
@@ -23,7 +24,10 @@ export const isPostgres = (db: Db): boolean => db.getExecutor().adapter instance
  */
 export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<T> {
   const postgres = isPostgres(db);
+  const turns = writers.get(db) ?? new Turns();
+  writers.set(db, turns);
   for (let attempt = 1; ; attempt++) {
+    await turns.take();
     try {
       return await db.transaction().execute(async (tx) => {
         if (postgres) await sql`select pg_advisory_xact_lock(${writerLock})`.execute(tx);
@@ -34,10 +38,15 @@ export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<
       if (attempt === busyTries) {
         throw new HaasError("ServerError", "The database was busy for too long; try again.", { cause: error });
       }
-      await Bun.sleep(Math.random() * Math.min(5 * attempt, 100));
+    } finally {
+      turns.pass();
     }
+    await Bun.sleep(Math.random() * Math.min(5 * attempt, 100));
   }
 }
+
+/** This process's writers wait here, not each with a connection of the pool in hand, which readers need. */
+const writers = new WeakMap<Db, Turns>();
 
 /** SQLite's lock held by another process; PostgreSQL's serialization failure, deadlock and lock time-out. */
 const busyCodes = new Set(["SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "40001", "40P01", "55P03"]);

@@ -313,3 +313,26 @@ describe.each(databases)("a dry run on %s", (kind) => {
     }
   });
 });
+
+describe.each(databases)("the null allocator on %s", (kind) => {
+  test("gives any number of networks without a VLAN, and ports carry nothing of them", async () => {
+    const service = await startService(kind, { allocator: "null" });
+    try {
+      await makeRack(service, { nodes: 1, projects: ["p"] });
+      for (const name of ["a", "b"]) await service.ok("PUT", `/network/${name}`, { owner: "p", access: "p", net_id: "" });
+      expect((await service.ok("GET", "/network/a")).channels).toEqual(["null"]);
+      const ids = Object.values<{ network_id: string }>(await service.ok("GET", "/networks")).map((network) => network.network_id);
+      expect(new Set(ids).size).toBe(2);
+      await service.ok("POST", "/project/p/connect_node", { node: "n1" });
+      expect((await service.call("POST", "/node/n1/nic/nic/connect_network", { network: "a", channel: "vlan/native" })).status).toBe(400);
+      const { status_id } = await service.ok("POST", "/node/n1/nic/nic/connect_network", { network: "a" });
+      await service.apply();
+      expect(await service.ok("GET", `/networking_action/${status_id}`)).toMatchObject({ status: "DONE", channel: "null" });
+      expect(await service.ok("GET", "/switch/sw/port/p1")).toEqual({ node: "n1", nic: "nic", networks: { null: "a" } });
+      const session = await service.ctx.switches.byType(mockSwitch.type).open({ label: "sw", settings: {} });
+      expect((await session.readPorts(["p1"])).get("p1")).toEqual({ native: null, tagged: [] });
+    } finally {
+      await service.stop();
+    }
+  });
+});

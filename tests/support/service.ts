@@ -12,13 +12,19 @@ import { freshPostgres } from "./postgres.ts";
 export const databases = ["sqlite", "postgres"] as const;
 export type DatabaseKind = (typeof databases)[number];
 
-const extensions = ["network_allocators.vlan_pool", "obm.ipmi", "obm.mock"].concat(
+const extensions = ["obm.ipmi", "obm.mock"].concat(
   ["mock", "dell", "n3000", "nexus", "brocade", "dellnos9", "ovs"].map((name) => `switches.${name}`),
 );
 
+export interface ServiceOptions {
+  auth?: "null" | "database";
+  allocator?: "null" | "vlan_pool";
+  more?: string;
+}
+
 /** The text of a haas.cfg for tests; `more` is appended. */
-export function configText({ uri, auth = "null", more = "" }: { uri: string; auth?: "null" | "database"; more?: string }): string {
-  const lines = [`auth.${auth}`, ...extensions].map((name) => `haas.ext.${name} =`).join("\n");
+export function configText({ uri, auth = "null", allocator = "vlan_pool", more = "" }: ServiceOptions & { uri: string }): string {
+  const lines = [`auth.${auth}`, `network_allocators.${allocator}`, ...extensions].map((name) => `haas.ext.${name} =`).join("\n");
   return `[general]
 log_level = warning
 [headnode]
@@ -63,10 +69,7 @@ export interface Answer {
   headers: Headers;
 }
 
-export async function startService(
-  kind: DatabaseKind,
-  options: { auth?: "null" | "database"; more?: string; uri?: string } = {},
-): Promise<Service> {
+export async function startService(kind: DatabaseKind, options: ServiceOptions & { uri?: string } = {}): Promise<Service> {
   const { path: directory, remove } = scratch();
   const file = join(directory, "haas.cfg");
   writeFileSync(file, configText({ ...options, uri: options.uri ?? (await freshUri(kind, directory)) }), { mode: 0o600 });
