@@ -47,6 +47,9 @@ export interface Config {
   readonly warnings: readonly string[];
 }
 
+const databaseUriForm = /^(sqlite:\/\/\/.+|postgres(ql)?:\/\/[^/\s]+\/.+)$/;
+const databaseUriForms = "one of sqlite:///relative.db, sqlite:////absolute.db, postgresql://user:password@host:5432/name";
+
 /** The development default, for `haas serve` without any file. */
 const developmentPool = range(100, 199);
 const developmentImages = ["base-headnode"];
@@ -73,9 +76,14 @@ export function loadConfig(file: string | null): Config {
   }
   const options = new Options(file, parseIni(text, file));
   const config = readOptions(options);
-  const holdsPassword = /^[a-z]+:\/\/[^@:]*:.+@|[?&]password=/.test(config.databaseUri);
-  if (holdsPassword && (statSync(file).mode & 0o077) !== 0) {
-    throw new ConfigError(`${file}: [database] uri holds a password, but others can read the file. Run: chmod 600 ${file}`);
+  const readable = (statSync(file).mode & 0o077) !== 0;
+  for (const [where, uri] of [
+    ["[database] uri", config.databaseUri],
+    ["[client] endpoint", config.clientEndpoint ?? ""],
+  ] as const) {
+    if (readable && /^[a-z]+:\/\/[^@:]*:.+@|[?&]password=/.test(uri)) {
+      throw new ConfigError(`${file}: ${where} holds a password, but others can read the file. Run: chmod 600 ${file}`);
+    }
   }
   return config;
 }
@@ -98,8 +106,10 @@ function parseIni(text: string, file: string): Map<string, Map<string, string>> 
     if (line === "") continue;
     const header = /^\[([^\]]+)\]$/.exec(line);
     if (header) {
-      section = sections.get(header[1]!) ?? new Map();
-      sections.set(header[1]!, section);
+      // An extension's section may carry the original's later name.
+      const name = header[1]!.replace(/^hil\.ext\./, "haas.ext.");
+      section = sections.get(name) ?? new Map();
+      sections.set(name, section);
       option = undefined;
     } else if (/^\s/.test(line) && section && option !== undefined) {
       section.set(option, `${section.get(option)!}\n${line.trim()}`.trim());
@@ -132,6 +142,13 @@ class Options {
 
   text(section: string, option: string): string | null {
     return this.get(section, option) || null;
+  }
+
+  /** A text of a certain form; null when it is empty or absent. The value is not shown: it may hold a password. */
+  matching(section: string, option: string, form: RegExp, described: string): string | null {
+    const value = this.text(section, option);
+    if (value !== null && !form.test(value)) throw this.bad(section, option, `the value is not ${described}`);
+    return value;
   }
 
   boolean(section: string, option: string, fallback: boolean): boolean {
@@ -184,7 +201,10 @@ function readOptions(options: Options): Config {
   const development = options.file === null;
   const poolText = options.get("haas.ext.network_allocators.vlan_pool", "vlans");
   const maintenanceProject = options.text("maintenance", "maintenance_project");
-  const maintenanceUrl = options.text("maintenance", "url");
+  const maintenanceUrl = options.matching("maintenance", "url", /^https?:\/\/[^\s/]+/, "an http:// or https:// address");
+  if (maintenanceUrl !== null && maintenanceProject === null) {
+    throw options.bad("maintenance", "url", "it is of no use without a maintenance_project");
+  }
   return {
     file: options.file,
     logLevel: options.choice("general", "log_level", "info", logLevels),
@@ -200,7 +220,7 @@ function readOptions(options: Options): Config {
       libvirtEndpoint: options.text("headnode", "libvirt_endpoint") ?? "qemu:///system",
     },
     clientEndpoint: options.text("client", "endpoint"),
-    databaseUri: options.text("database", "uri") ?? "sqlite:///haas.db",
+    databaseUri: options.matching("database", "uri", databaseUriForm, databaseUriForms) ?? "sqlite:///haas.db",
     dryRun: options.get("devel", "dry_run") !== undefined,
     debug: options.boolean("devel", "debug", false),
     network: {
@@ -219,7 +239,12 @@ function readOptions(options: Options): Config {
     vlanPool: poolText === undefined ? (development ? developmentPool : []) : readPool(options, poolText),
     obm: extensions.obm,
     ipmi: {
-      cipherSuite: options.text("haas.ext.obm.ipmi", "cipher_suite"),
+      cipherSuite: options.matching(
+        "haas.ext.obm.ipmi",
+        "cipher_suite",
+        /^(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])$/,
+        "a whole number from 0 to 255",
+      ),
       interface: options.choice("haas.ext.obm.ipmi", "interface", "lanplus", ["lanplus", "lan"]),
       retries: options.number("haas.ext.obm.ipmi", "retries", 1, (n) => Number.isInteger(n) && n <= 10, "a whole number from 0 to 10"),
       timeoutMs: 1000 * options.number("haas.ext.obm.ipmi", "timeout", 15, (s) => s >= 1 && s <= 300, "a number of seconds from 1 to 300"),

@@ -20,8 +20,10 @@ export function createLog(level: LogLevel, directory: string | null): Log {
   const threshold = logLevels.indexOf(level);
   let writeLine = (line: string) => void process.stderr.write(line);
   if (directory !== null) {
-    mkdirSync(directory, { recursive: true });
     const file = join(directory, "haas.log");
+    // Now, so that a directory that can't be had is an error at start.
+    mkdirSync(directory, { recursive: true });
+    appendFileSync(file, "", { mode: 0o600 });
     writeLine = (line) => {
       try {
         appendFileSync(file, line, { mode: 0o600 });

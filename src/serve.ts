@@ -50,19 +50,13 @@ export async function createContext(config: Config, log: Log, wake: () => void):
 /** Serve the API, and apply networking unless `networks` is false, until SIGTERM or SIGINT. */
 export async function serve(config: Config, options: { port: number; host: string; networks: boolean }): Promise<void> {
   requireNamedNullBackend(config, options.host);
-  const log = createLog(config.logLevel, config.logDir);
-  for (const warning of config.warnings) log.warning(warning);
+  const log = openLog(config);
   let worker: Worker | null = null;
   const ctx = await createContext(config, log, () => worker?.wake());
   const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
   worker = options.networks ? startWorker(ctx) : null;
   const listener = worker ? listenForWakes(config, log, worker) : null;
-  if (config.file === null) {
-    log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
-      database: config.databaseUri,
-      vlans: "100-199",
-    });
-  }
+  await warnOfSurprises(ctx);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
   log.info("serving", {
     url,
@@ -78,9 +72,42 @@ export async function serve(config: Config, options: { port: number; host: strin
   log.info("stopped");
 }
 
+function openLog(config: Config): Log {
+  try {
+    const log = createLog(config.logLevel, config.logDir);
+    // On a terminal they were printed already.
+    if (config.logDir !== null) for (const warning of config.warnings) log.warning(warning);
+    return log;
+  } catch (error) {
+    throw new ConfigError(`${config.file}: [general] log_dir: ${config.logDir} can't be written: ${messageOf(error)}.`);
+  }
+}
+
+/** What is legal, but may not be what somebody wants. */
+async function warnOfSurprises({ config, db, log }: Context): Promise<void> {
+  if (config.file === null) {
+    log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
+      database: config.databaseUri,
+      vlans: "100-199",
+    });
+    return;
+  }
+  if (config.auth.backend === "null" && !config.auth.named) {
+    log.warning("no authentication backend is named in [extensions]: everybody on this machine is an administrator");
+  }
+  if (config.headnode.baseImages.length > 0) log.warning("headnodes are simulated: this haas has no hypervisor driver yet");
+  if (config.allocator === "vlan_pool" && config.vlanPool.length === 0) {
+    log.warning("the VLAN pool is empty: set vlans in [haas.ext.network_allocators.vlan_pool], or no network can get an id");
+  }
+  const project = config.maintenance?.project;
+  if (project !== undefined && !(await db.selectFrom("project").select("id").where("label", "=", project).executeTakeFirst())) {
+    log.warning("the maintenance project does not exist, so no node can leave its project; create it", { project });
+  }
+}
+
 /** Only the networking worker. `once` applies what is pending now, and returns. */
 export async function serveNetworks(config: Config, { once }: { once: boolean }): Promise<void> {
-  const log = createLog(config.logLevel, config.logDir);
+  const log = openLog(config);
   const ctx = await createContext(config, log, () => {});
   try {
     if (once) return await applyPending(ctx);

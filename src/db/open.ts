@@ -1,4 +1,5 @@
 import { Database } from "bun:sqlite";
+import { closeSync, openSync } from "node:fs";
 import {
   CompiledQuery,
   type DatabaseConnection,
@@ -35,13 +36,15 @@ export class DatabaseError extends Error {}
 export async function openDatabase(uri: string): Promise<Db> {
   const sqlite = isPostgresUri(uri) ? null : openSqlite(uri);
   const db = new Kysely<Tables>({ dialect: sqlite ? new HaasSqliteDialect(sqlite) : postgresDialect(uri) });
-  if (sqlite) versions.set(db, versionOf(sqlite));
   try {
+    if (sqlite) versions.set(db, versionOf(sqlite));
     await migrate(db);
   } catch (error) {
     await db.destroy().catch(() => {});
     if (error instanceof DatabaseError) throw error;
-    throw new DatabaseError(`The database ${redactUri(uri)} can't be used: ${messageOf(error)}`, { cause: error });
+    // Kysely stumbles over the tables of a damaged file.
+    const why = error instanceof TypeError ? "it is damaged; restore a backup" : messageOf(error);
+    throw new DatabaseError(`The database ${redactUri(uri)} can't be used: ${why}.`, { cause: error });
   }
   return db;
 }
@@ -116,6 +119,8 @@ export function sqlitePath(uri: string): string {
 function openSqlite(uri: string): Database {
   const path = sqlitePath(uri);
   try {
+    // It holds the passwords of switches and BMCs: a new one is for this user only. SQLite gives its other files the same mode.
+    closeSync(openSync(path, "a", 0o600));
     return new Database(path, { create: true, strict: false });
   } catch (error) {
     throw new DatabaseError(`The database file ${path} can't be opened: ${messageOf(error)}`, { cause: error });

@@ -1,7 +1,8 @@
 import type { Caller } from "../auth/caller.ts";
 import { hashPassword } from "../auth/database.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
-import { duplicate, HaasError, illegalState, notFound, quote } from "../errors.ts";
+import { badArgument, duplicate, HaasError, illegalState, notFound, quote } from "../errors.ts";
+import { isLabel, labelLimitBytes } from "./labels.ts";
 import { getProject } from "./projects.ts";
 
 async function getUser(db: Db, label: string) {
@@ -29,6 +30,10 @@ export async function listUsers(db: Db): Promise<Record<string, { is_admin: bool
 }
 
 export async function createUser(db: Db, label: string, password: string, isAdmin: boolean): Promise<void> {
+  // HTTP basic ends the name at the first colon.
+  if (!isLabel(label) || label.includes(":")) {
+    throw badArgument(`${quote(label)} can't be a user's name: printable, without colons and slashes, at most ${labelLimitBytes} bytes.`);
+  }
   const password_hash = await hashPassword(password);
   await translate(
     write(db, (tx) =>

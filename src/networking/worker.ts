@@ -165,10 +165,7 @@ class NetworkWorker implements Worker {
         let driver: SwitchDriver;
         try {
           driver = this.ctx.switches.byType(busy.type);
-          session ??= await bounded(
-            driver.open({ label: busy.label, settings: JSON.parse(busy.settings) }),
-            `Connecting to switch ${quote(busy.label)}`,
-          );
+          session ??= await openSession(driver, busy);
           this.#unreachable.delete(busy.id);
         } catch (error) {
           await this.#cannotOpen(busy, held, actions, error);
@@ -179,12 +176,12 @@ class NetworkWorker implements Worker {
         await this.#settle(busy, held, results);
         // A failed call may have left the session in any state: start afresh.
         if (results.some(({ outcome }) => outcome.kind !== "done")) {
-          await session.close();
+          await closeSession(session);
           session = null;
         }
       }
     } finally {
-      await session?.close();
+      if (session) await closeSession(session);
       await release(db, held);
     }
   }
@@ -204,6 +201,8 @@ class NetworkWorker implements Worker {
       try {
         await bounded(session.applyPort(action.port, action.desired), where(action.port));
       } catch (error) {
+        // The others of the batch stay due, for a session of their own.
+        if (error instanceof SwitchTimeout) return [{ action, outcome: this.#failure(action, error, true) }];
         failures.set(action, error);
       }
     }
@@ -289,11 +288,29 @@ function retryDelayMs(attempts: number): number {
   return Math.round(Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.67 + Math.random() * 0.66));
 }
 
-/** The result of a call to a switch, or a SwitchError after the time limit. The call itself may still be under way then. */
+/** Connect and log in. A session that opens too late is closed. */
+async function openSession(driver: SwitchDriver, { label, settings }: BusySwitch): Promise<SwitchSession> {
+  const opening = driver.open({ label, settings: JSON.parse(settings) });
+  try {
+    return await bounded(opening, `Connecting to switch ${quote(label)}`);
+  } catch (error) {
+    if (error instanceof SwitchTimeout) opening.then(closeSession, () => {});
+    throw error;
+  }
+}
+
+async function closeSession(session: SwitchSession): Promise<void> {
+  await bounded(session.close(), "Closing").catch(() => {});
+}
+
+/** A call that was not answered in time. It may still be under way, so its session is of no more use. */
+class SwitchTimeout extends SwitchError {}
+
+/** The result of a call to a switch, or a SwitchTimeout. */
 async function bounded<T>(call: Promise<T>, what: string): Promise<T> {
   let timer: Timer | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new SwitchError(`${what}: no answer within ${callTimeoutMs / 1000} s.`)), callTimeoutMs);
+    timer = setTimeout(() => reject(new SwitchTimeout(`${what}: no answer within ${callTimeoutMs / 1000} s.`)), callTimeoutMs);
   });
   try {
     return await Promise.race([call, late]);

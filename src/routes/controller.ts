@@ -2,12 +2,12 @@ import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
+import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
 // What every resource's controller shares: who is calling, how a body is read, and the shapes that
 // recur in schemas.
 
 const bodyLimitBytes = 1024 * 1024;
-const labelLimitBytes = 255;
 
 /** Facts about a request that the HTTP layer knows and a route may need; see app.ts. */
 export interface RequestFacts {
@@ -21,15 +21,9 @@ export interface RequestFacts {
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
 
-// Not printable: control, format and surrogate code points, line and paragraph separators. U+FFFD
-// stands for bytes that were no UTF-8.
-const unprintable = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\ufffd]/u;
-const isText = (value: string) =>
-  value.length > 0 && value.trim() === value && !unprintable.test(value) && Buffer.byteLength(value) <= labelLimitBytes;
-
-FormatRegistry.Set("label", (value) => isText(value) && !value.includes("/"));
-FormatRegistry.Set("port", isText);
-FormatRegistry.Set("printable", (value) => !unprintable.test(value) && Buffer.byteLength(value) <= labelLimitBytes);
+FormatRegistry.Set("label", isLabel);
+FormatRegistry.Set("port", isPortLabel);
+FormatRegistry.Set("printable", isPrintable);
 
 export const label = (what: string, example: string) =>
   t.String({

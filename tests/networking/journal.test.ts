@@ -144,3 +144,53 @@ describe.each(databases)("networking on %s", (kind) => {
     expect(await portState()).toEqual({ native: null, tagged: [] });
   });
 });
+
+test("a port that hangs delays no other port, and no other switch", async () => {
+  const service = await startService("sqlite");
+  const type = "http://schema.massopencloud.org/haas/v0/switches/mock";
+  const mock = service.ctx.switches.byType(type);
+  const { open } = mock;
+  try {
+    await makeRack(service, { nodes: 3, projects: ["p"] });
+    await service.ok("PUT", "/switch/other", { type, hostname: "h", username: "u", password: "other-secret-55d1" });
+    await service.ok("PUT", "/switch/other/port/x");
+    await service.ok("PUT", "/node/far", { obm: mockObm });
+    await service.ok("PUT", "/node/far/nic/nic", { macaddr: "m" });
+    await service.ok("POST", "/switch/other/port/x/connect_nic", { node: "far", nic: "nic" });
+    await service.apply();
+    await service.ok("PUT", "/network/a", { owner: "p", access: "p", net_id: "" });
+    const ids: Record<string, string> = {};
+    for (const node of ["n1", "n2", "n3", "far"]) {
+      await service.ok("POST", "/project/p/connect_node", { node });
+      ids[node] = (await service.ok("POST", `/node/${node}/nic/nic/connect_network`, { network: "a" })).status_id;
+    }
+    const status = async (node: string) => (await service.ok("GET", `/networking_action/${ids[node]}`)).status;
+    const closed: string[] = [];
+    Object.assign(mock, {
+      open: async (target: Parameters<typeof open>[0]) => {
+        const session = await open(target);
+        return {
+          ...session,
+          applyPort: (port: string, desired: Parameters<typeof session.applyPort>[1]) =>
+            port === "p2" ? new Promise<void>(() => {}) : session.applyPort(port, desired),
+          close: async () => void closed.push(target.label),
+        };
+      },
+    });
+    const applied = service.apply();
+    while ((await status("far")) !== "DONE") await Bun.sleep(20);
+    // The hanging call is under way still.
+    expect(await status("n2")).toBe("PENDING");
+    await applied;
+    expect(await Promise.all(["n1", "n3"].map(status))).toEqual(["DONE", "DONE"]);
+    expect(await service.ok("GET", `/networking_action/${ids.n2}`)).toMatchObject({
+      status: "PENDING",
+      attempts: 1,
+      reason: expect.stringMatching(/'sw', port 'p2': no answer within/),
+    });
+    expect(closed.filter((label) => label === "sw").length).toBe(2);
+  } finally {
+    Object.assign(mock, { open });
+    await service.stop();
+  }
+}, 90_000);

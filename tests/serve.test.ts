@@ -1,0 +1,91 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { configText, scratch } from "./support/service.ts";
+
+// What `haas serve` says when it can't start, and what it leaves on disk when it does.
+
+let directory: ReturnType<typeof scratch>;
+beforeEach(() => {
+  directory = scratch();
+});
+afterEach(() => directory.remove());
+
+/** Run a local command with this haas.cfg; how it ended. */
+function haas(config: string, ...argv: string[]) {
+  const file = join(directory.path, "haas.cfg");
+  writeFileSync(file, config, { mode: 0o600 });
+  const cli = join(import.meta.dir, "../src/cli.ts");
+  const { exitCode, stderr } = Bun.spawnSync([process.execPath, cli, ...argv, "--config", file], { cwd: directory.path, timeout: 20_000 });
+  return { exitCode, stderr: stderr.toString().trim() };
+}
+const uri = () => `sqlite:///${join(directory.path, "haas.db")}`;
+const applyOnce = ["serve_networks", "--once"];
+
+test("the database is for this user only", () => {
+  expect(haas(configText({ uri: uri() }), ...applyOnce).exitCode).toBe(0);
+  for (const name of readdirSync(directory.path).filter((file) => file.startsWith("haas.db"))) {
+    expect([name, statSync(join(directory.path, name)).mode & 0o777]).toEqual([name, 0o600]);
+  }
+});
+
+const broken: Record<string, { config(): string; says: RegExp; exitCode: number }> = {
+  "a database URI of no known form": {
+    config: () => configText({ uri: "mysql://root:db-secret-77aa@localhost/haas" }),
+    says: /haas\.cfg: \[database\] uri: the value is not one of sqlite/,
+    exitCode: 2,
+  },
+  "a database file that is none": {
+    config: () => {
+      writeFileSync(join(directory.path, "haas.db"), "this is no database, and long enough to be looked at".repeat(100));
+      return configText({ uri: uri() });
+    },
+    says: /haas\.db can't be used: file is not a database/,
+    exitCode: 1,
+  },
+  "a folder for logs that can't be had": {
+    config: () => {
+      writeFileSync(join(directory.path, "file"), "");
+      return configText({ uri: uri() }).replace("[general]", `[general]\nlog_dir = ${join(directory.path, "file")}`);
+    },
+    says: /\[general\] log_dir: .*can't be written/,
+    exitCode: 2,
+  },
+  "an impossible cipher suite": {
+    config: () => configText({ uri: uri(), more: "[haas.ext.obm.ipmi]\ncipher_suite = 999" }),
+    says: /\[haas\.ext\.obm\.ipmi\] cipher_suite: the value is not a whole number from 0 to 255/,
+    exitCode: 2,
+  },
+  "a maintenance address that is none": {
+    config: () => configText({ uri: uri(), more: "[maintenance]\nmaintenance_project = m\nurl = garbage" }),
+    says: /\[maintenance\] url/,
+    exitCode: 2,
+  },
+};
+test.each(Object.entries(broken))("%s is one line", (_, { config, says, exitCode }) => {
+  const ran = haas(config(), ...applyOnce);
+  expect(ran.stderr).toMatch(says);
+  expect(ran.stderr).not.toContain("secret");
+  expect(ran.stderr.split("\n")).toHaveLength(1);
+  expect(ran.exitCode).toBe(exitCode);
+});
+
+test("a pool in a section with the later name hil.ext.… counts", () => {
+  const config = configText({ uri: uri() }).replace("[haas.ext.network_allocators", "[hil.ext.network_allocators");
+  expect(haas(config, ...applyOnce)).toEqual({ exitCode: 0, stderr: "" });
+});
+
+test("a user's name that could never log in is refused", () => {
+  const config = configText({ uri: uri(), auth: "database" });
+  for (const name of ["", "a:b", " lead", "ad\nmin", "a/b", "x".repeat(256)]) {
+    expect([name, haas(config, "create_admin_user", name, "pw").exitCode]).not.toEqual([name, 0]);
+  }
+});
+
+test("a log in a folder is for this user only", () => {
+  const logs = join(directory.path, "logs");
+  mkdirSync(logs);
+  chmodSync(logs, 0o755);
+  expect(haas(configText({ uri: uri() }).replace("[general]", `[general]\nlog_dir = ${logs}`), ...applyOnce).exitCode).toBe(0);
+  expect(statSync(join(logs, "haas.log")).mode & 0o777).toBe(0o600);
+});
