@@ -2,8 +2,9 @@ import packageJson from "../package.json" with { type: "json" };
 import { readCommandLine } from "./cli/argv.ts";
 import { type ClientCommand, type Command, type LocalCommand, type Options, UsageError } from "./cli/command.ts";
 import { commands } from "./cli/commands.ts";
-import { findServer } from "./cli/endpoint.ts";
+import { findServer, printWarnings } from "./cli/endpoint.ts";
 import { usageLines } from "./cli/help.ts";
+import { checkNames } from "./cli/names.ts";
 import { ActionError, followAction, printable, withProgress } from "./cli/progress.ts";
 import { ConfigError, findConfigFile, loadConfig } from "./config.ts";
 import { messageOf } from "./errors.ts";
@@ -22,13 +23,14 @@ async function main(argv: readonly string[]): Promise<void> {
       await (command.kind === "client" ? runClient(command, values, options) : runLocal(command, values, options));
     } catch (error) {
       // A command that finds fault with its values does not know itself by name.
-      throw error instanceof UsageError && !error.command ? new UsageError(error.message, command) : error;
+      throw error instanceof UsageError && !error.command ? new UsageError(error.message, command, values.subtype) : error;
     }
   }
 }
 
 async function runClient(command: ClientCommand, values: Record<string, string>, options: Options): Promise<void> {
   const call = await command.call(values, options);
+  checkNames(call, values);
   const server = findServer(options.config, process.env);
   const show = (answer: unknown) => {
     if (answer === null) return;
@@ -40,7 +42,8 @@ async function runClient(command: ClientCommand, values: Record<string, string>,
   const id = command.action(values, answer);
   const asked = call.method === "GET";
   // The id first: it is what is left to ask with, when the waiting is cut short.
-  if (!options.json && !asked) show(answer);
+  if (!asked && options.json) process.stderr.write(`networking action ${printable(id)}\n`);
+  else if (!asked) show(answer);
   const last = await withProgress(`networking action ${id}`, (progress) => followAction(server, id, progress));
   if (options.json || asked) show(last);
   else print(`${String(last.status)}\n`);
@@ -51,7 +54,7 @@ async function runClient(command: ClientCommand, values: Record<string, string>,
 async function runLocal(command: LocalCommand, values: Record<string, string>, options: Options): Promise<void> {
   await command.run(values, options, () => {
     const config = loadConfig(findConfigFile(options.config, process.env));
-    for (const warning of config.warnings) process.stderr.write(`warning: ${warning}\n`);
+    printWarnings(config);
     return config;
   });
 }
@@ -59,12 +62,12 @@ async function runLocal(command: LocalCommand, values: Record<string, string>, o
 const print = (text: string) => void process.stdout.write(text);
 
 function fail(error: unknown): number {
-  const usage = (command: Command) =>
-    `Usage:\n${usageLines(command)
+  const usage = (command: Command, variant?: string) =>
+    `Usage:\n${usageLines(command, variant)
       .map((line) => `  haas ${line}\n`)
       .join("")}`;
   if (error instanceof UsageError) {
-    process.stderr.write(`Error: ${error.message}\n${error.command ? usage(error.command) : ""}`);
+    process.stderr.write(`Error: ${error.message}\n${error.command ? usage(error.command, error.variant) : ""}`);
     return 2;
   }
   process.stderr.write(`Error: ${printable(messageOf(error))}\n`);
@@ -72,7 +75,11 @@ function fail(error: unknown): number {
 }
 
 // The reader of a pipe may stop reading (`haas list_nodes all | head -1`); that is no failure.
-process.stdout.on("error", () => process.exit(process.exitCode));
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(process.exitCode);
+  process.stderr.write(`Error: The answer can't be written: ${printable(messageOf(error))}\n`);
+  process.exit(1);
+});
 
 try {
   await main(process.argv.slice(2));

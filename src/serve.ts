@@ -21,6 +21,8 @@ import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 
 const requestGraceMs = 20_000;
 const reconnectMs = 2_000;
+/** A database that hangs does not keep haas from ending. */
+const closeTimeoutMs = 5_000;
 
 /** Build what routes and worker need. `wake` is called after every accepted networking action. */
 export async function createContext(config: Config, log: Log, wake: () => void): Promise<Context> {
@@ -68,7 +70,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   await untilSignal();
   log.info("stopping: finishing what is in hand");
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), listener?.stop()]);
-  await ctx.db.destroy();
+  await within(closeTimeoutMs, ctx.db.destroy());
   log.info("stopped");
 }
 
@@ -132,6 +134,10 @@ export async function createAdminUser(config: Config, username: string, password
   }
 }
 
+function within(ms: number, work: Promise<unknown>): Promise<unknown> {
+  return Promise.race([work.catch(() => {}), new Promise((resolve) => setTimeout(resolve, ms).unref())]);
+}
+
 /** Everybody who can reach a server with the null backend is an administrator of it. */
 function requireNamedNullBackend(config: Config, host: string): void {
   const loopback = host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
@@ -167,7 +173,12 @@ function listenForWakes(config: Config, log: Log, worker: Worker): { stop(): Pro
   let client: pg.Client | null = null;
   const connect = async (): Promise<void> => {
     while (!stopped) {
-      const fresh = new pg.Client({ connectionString: config.databaseUri, application_name: "haas wake" });
+      const fresh = new pg.Client({
+        connectionString: config.databaseUri,
+        application_name: "haas wake",
+        connectionTimeoutMillis: closeTimeoutMs,
+        keepAlive: true,
+      });
       client = fresh;
       try {
         const lost = new Promise<void>((resolve) => {
@@ -190,7 +201,7 @@ function listenForWakes(config: Config, log: Log, worker: Worker): { stop(): Pro
   return {
     async stop() {
       stopped = true;
-      await client?.end().catch(() => {});
+      if (client) await within(closeTimeoutMs, client.end());
     },
   };
 }

@@ -42,14 +42,15 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
     if (known && known.until > Date.now()) return known.right;
     const counters = [`account ${name}`, `address ${address}`];
     await guesses.delay(counters);
+    // Counted before it is known to be wrong, so that guesses at the same time don't slip through together.
+    guesses.count(counters);
     const right = await queue.run(async () => {
       const matches = await Bun.password.verify(prefixed(password), storedHash ?? (await (decoy ??= hashPassword(""))));
       return matches && storedHash !== null;
     });
     if (verdicts.size >= cacheLimit) verdicts.clear();
     verdicts.set(digest, { right, until: Date.now() + cacheLifeMs });
-    if (right) guesses.forget(counters[0]!);
-    else guesses.count(counters);
+    if (right) guesses.forget(counters);
     return right;
   }
 
@@ -86,6 +87,8 @@ function parseBasic(header: string): { name: string; password: string } | null {
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.from(encoded, "base64"));
     const colon = text.indexOf(":");
+    // No user has such a name, and PostgreSQL takes no NUL.
+    if (/\p{Cc}/u.test(text)) return null;
     return colon < 1 ? null : { name: text.slice(0, colon), password: text.slice(colon + 1) };
   } catch {
     return null;
@@ -106,8 +109,11 @@ class GuessCounter {
     for (const name of names) this.#counters.set(name, { guesses: this.#guesses(name) + 1, until: Date.now() + guessLifeMs });
   }
 
-  forget(name: string): void {
-    this.#counters.delete(name);
+  /** It was no guess: the account's count ends, the address's is one less. */
+  forget([account, address]: readonly string[]): void {
+    this.#counters.delete(account!);
+    const counter = this.#counters.get(address!);
+    if (counter) counter.guesses--;
   }
 
   #guesses(name: string): number {

@@ -16,6 +16,8 @@ interface Words {
   readonly values: readonly string[];
   readonly flags: readonly string[];
   readonly help: boolean;
+  /** Those of the values that look like an option, and were not said to be none. */
+  readonly dashed: readonly string[];
 }
 
 /**
@@ -52,11 +54,19 @@ export function readCommandLine(argv: readonly string[], commands: readonly Comm
 
   let found = findCommand(commands, rest);
   if (!found) {
+    const groupHelp = helpFor(commands, [first]);
+    if (groupHelp === null) {
+      throw new UsageError(
+        unknownCommand(
+          commands,
+          rest.filter((word) => !word.startsWith("-")),
+        ),
+      );
+    }
     // Perhaps options stand between the words of a grouped name.
     rest.shift();
     takeLeading();
-    const groupHelp = helpFor(commands, [first]);
-    if (rest.length === 0 && groupHelp !== null) {
+    if (rest.length === 0) {
       if (help) return { kind: "print", text: groupHelp };
       throw new UsageError(`Which command of ${first}?\n\n${groupHelp.trimEnd()}`);
     }
@@ -69,7 +79,7 @@ export function readCommandLine(argv: readonly string[], commands: readonly Comm
   if (help || words.help) return { kind: "print", text: helpFor(commands, [command.name])! };
   const before = sortWords(leading, optionsOf(command), []);
   if (before.values.length > 0) throw new UsageError(`${command.name} has no option ${before.values[0]}.`, command);
-  return { kind: "run", command, ...runCac(command, words.values, [...before.flags, ...words.flags]) };
+  return { kind: "run", command, ...runCac(command, words, [...before.flags, ...words.flags]) };
 }
 
 /** How many words an option at this place takes: none when it is no option. */
@@ -92,6 +102,7 @@ function optionLength(words: readonly string[], index: number, options: readonly
 function sortWords(words: readonly string[], options: readonly OptionName[], verbatim: readonly boolean[]): Words {
   const values: string[] = [];
   const flags: string[] = [];
+  const dashed: string[] = [];
   let help = false;
   for (let i = 0; i < words.length; i++) {
     const word = words[i]!;
@@ -105,15 +116,17 @@ function sortWords(words: readonly string[], options: readonly OptionName[], ver
     }
     const taken = optionLength(words, i, options);
     if (helpFlags.includes(word)) help = true;
-    else if (taken === 0) values.push(word);
-    else if (taken === 2 || word.includes("=")) {
+    else if (taken === 0) {
+      values.push(word);
+      if (word.startsWith("--")) dashed.push(word);
+    } else if (taken === 2 || word.includes("=")) {
       const [flag, value] = taken === 2 ? [word, words[i + 1]] : [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)];
       if (value === undefined || value === "") throw new UsageError(`${flag} needs a value.`);
       flags.push(`${flag}=${guard}${value}`);
       i += taken - 1;
     } else flags.push(word);
   }
-  return { values, flags, help };
+  return { values, flags, help, dashed };
 }
 
 /**
@@ -150,7 +163,7 @@ function argumentsFor(command: Command, values: readonly string[]): Arguments {
 /** Let cac parse the guarded words and count them, and name them by argument. */
 function runCac(
   command: Command,
-  values: readonly string[],
+  { values, dashed }: Words,
   flags: readonly string[],
 ): { values: Record<string, string>; options: Options } {
   const args = argumentsFor(command, values);
@@ -175,13 +188,17 @@ function runCac(
     registered.checkUnusedArgs();
   } catch {
     // In our own words: cac's show the guards.
-    throw new UsageError(wrongCount(command, args, values), command);
+    throw new UsageError(wrongCount(command, args, values), command, values[1]);
   }
   const named: Record<string, string> = {};
   for (const [index, [name, argument]] of Object.entries(args).entries()) {
     const value = guarded[index]?.slice(guard.length);
-    const { choices } = detail(argument);
+    const { choices, optional } = detail(argument);
     if (value === undefined) continue;
+    const options = optionsOf(command);
+    if ((choices || optional) && dashed.includes(value) && nearOption(value, options) !== undefined) {
+      throw new UsageError(unknownOption(value, options), command, values[1]);
+    }
     if (choices && !choices.includes(value)) throw new UsageError(`'${value}' is not one of: ${choices.join(", ")}.`, command);
     named[name] = value;
   }
@@ -208,6 +225,9 @@ function wrongCount(command: Command, args: Arguments, values: readonly string[]
 }
 
 function unknownOption(word: string, options: readonly OptionName[]): string {
-  const [close] = nearest(word, ["--help", "--version", ...options.map((option) => optionSpecs[option].flag)]);
+  const close = nearOption(word, options);
   return `There is no option ${word} here.${close === undefined ? "" : ` Did you mean ${close}?`}`;
 }
+
+const nearOption = (word: string, options: readonly OptionName[]): string | undefined =>
+  nearest(word, ["--help", "--version", ...options.map((option) => optionSpecs[option].flag)])[0];

@@ -85,11 +85,12 @@ export const local = <const A extends Arguments>(command: Omit<LocalCommand<A>, 
   ...command,
 });
 
-/** The command line is wrong. Ends the program with status 2, after the usage of the command, if it is known. */
+/** The command line is wrong. Ends the program with status 2, after the usage of the command, if it is known, or of its variant. */
 export class UsageError extends Error {
   constructor(
     message: string,
     readonly command?: Command,
+    readonly variant?: string,
   ) {
     super(message);
   }

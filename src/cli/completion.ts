@@ -1,5 +1,5 @@
 import { type Argument, type Command, optionSpecs } from "./command.ts";
-import { detail, optionsOf, spellings } from "./help.ts";
+import { detail, optionsOf, secondWords, spellings } from "./help.ts";
 
 export const shells = ["bash", "zsh", "fish"] as const;
 
@@ -18,15 +18,15 @@ export function completionScript(shell: string, commands: readonly Command[]): s
   return makers[shell]!();
 }
 
-/** Group → the second words of its commands. */
-function groupWords(commands: readonly Command[]): Map<string, string[]> {
-  const groups = new Map<string, string[]>();
-  for (const command of commands) {
-    const [word, second] = command.grouped.split(" ");
-    if (word !== undefined && second !== undefined) groups.set(word, [...(groups.get(word) ?? []), second]);
-  }
-  return groups;
-}
+/** First word → the second words of the two-word spellings that it begins. */
+const groupWords = (commands: readonly Command[]): Map<string, string[]> =>
+  new Map(
+    commands
+      .flatMap(spellings)
+      .filter((spelling) => spelling.includes(" "))
+      .map((spelling) => spelling.split(" ")[0]!)
+      .map((word) => [word, secondWords(commands, word)]),
+  );
 
 /** What may follow a command: its options and the choices of its arguments. */
 function following(command: Command): string[] {
@@ -34,14 +34,12 @@ function following(command: Command): string[] {
   return [...choices, ...Object.keys(command.variants ?? {}), ...optionsOf(command).map((option) => optionSpecs[option].flag), "--help"];
 }
 
-const cases = (commands: readonly Command[], word: (list: string) => string) =>
+/** Cases for the spellings of this many words. */
+const cases = (commands: readonly Command[], count: 1 | 2, word: (list: string) => string) =>
   commands
-    .map(
-      (command) =>
-        `    ${spellings(command)
-          .map((spelling) => `'${spelling}'`)
-          .join("|")}) ${word(following(command).join(" "))} ;;`,
-    )
+    .map((command) => ({ command, names: spellings(command).filter((spelling) => spelling.split(" ").length === count) }))
+    .filter(({ names }) => names.length > 0)
+    .map(({ command, names }) => `    ${names.map((name) => `'${name}'`).join("|")}) ${word(following(command).join(" "))} ;;`)
     .join("\n");
 
 const groupCases = (groups: ReadonlyMap<string, readonly string[]>, word: (list: string) => string) =>
@@ -59,21 +57,21 @@ _haas() {
     COMPREPLY=($(compgen -W '${first.join(" ")} --help --version --json --config' -- "$cur"))
     return
   fi
-  case $one in
-    help) words='${first.join(" ")}' ;;
-  esac
-  if [ "$COMP_CWORD" -eq 2 ]; then
-    case $one in
-${groupCases(groups, (list) => `words='${list} --help'`).replaceAll(/^/gm, "  ")}
+  local group=$one second=2
+  if [ "$one" = help ]; then
+    [ "$COMP_CWORD" -eq 2 ] && words='${first.join(" ")}'
+    group=\${COMP_WORDS[2]} second=3
+  fi
+  if [ "$COMP_CWORD" -eq "$second" ]; then
+    case $group in
+${groupCases(groups, (list) => `words='${list}'`)}
     esac
   fi
-  case "$one" in
-${cases(
-  commands.filter(({ name }) => name !== "help"),
-  (list) => `words="$words ${list}"`,
-)}
-    *) case "$one \${COMP_WORDS[2]}" in
-${cases(commands, (list) => `words="$words ${list}"`)}
+  case "$one \${COMP_WORDS[2]}" in
+${cases(commands, 2, (list) => `words="$words ${list}"`)}
+    *) case $one in
+${cases(commands, 1, (list) => `words="$words ${list}"`)}
+    *) words="$words --help" ;;
     esac ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
@@ -95,20 +93,22 @@ _haas() {
     compadd -- ${first.join(" ")} --help --version --json --config
     return
   fi
-  if (( CURRENT == 3 )); then
-    case $one in
-    help) compadd -- ${first.join(" ")} ;;
-${groupCases(groups, (list) => `compadd -- ${list} --help`)}
+  local group=$one second=3
+  if [[ $one == help ]]; then
+    (( CURRENT == 3 )) && compadd -- ${first.join(" ")}
+    group=$two second=4
+  fi
+  if (( CURRENT == second )); then
+    case $group in
+${groupCases(groups, (list) => `compadd -- ${list}`)}
     esac
   fi
-  case $one in
-${cases(
-  commands.filter(({ name }) => name !== "help"),
-  (list) => `compadd -- ${list}`,
-)}
-  esac
   case "$one $two" in
-${cases(commands, (list) => `compadd -- ${list}`)}
+${cases(commands, 2, (list) => `compadd -- ${list}`)}
+    *) case $one in
+${cases(commands, 1, (list) => `compadd -- ${list}`)}
+    *) compadd -- --help ;;
+    esac ;;
   esac
 }
 if [ "$funcstack[1]" = _haas ]; then _haas "$@"; else compdef _haas haas; fi
@@ -121,15 +121,22 @@ function fish(first: readonly string[], groups: ReadonlyMap<string, readonly str
   const lines = first.map(
     (word) => `complete -c haas -n '__fish_is_nth_token 1' -a ${word} -d ${about(described.get(word) ?? `commands of ${word}`)}`,
   );
+  lines.push(`complete -c haas -n '__fish_is_nth_token 2; and __fish_seen_subcommand_from help' -a '${first.join(" ")}'`);
   for (const [group, seconds] of groups) {
-    lines.push(`complete -c haas -n '__fish_is_nth_token 2; and __fish_seen_subcommand_from ${group}' -a '${seconds.join(" ")}'`);
+    const here = `__fish_seen_subcommand_from ${group}`;
+    const asked = "__fish_is_nth_token 3; and __fish_seen_subcommand_from help";
+    lines.push(`complete -c haas -n '__fish_is_nth_token 2; and ${here}; or begin; ${asked}; and ${here}; end' -a '${seconds.join(" ")}'`);
   }
   for (const command of commands) {
     const words = following(command).filter((word) => word !== "--config");
-    const [group, second] = command.grouped.split(" ");
-    const grouped =
-      second === undefined ? "" : `; or begin; __fish_seen_subcommand_from ${group}; and __fish_seen_subcommand_from ${second}; end`;
-    lines.push(`complete -c haas -n '__fish_seen_subcommand_from ${command.name}${grouped}' -a '${words.join(" ")}'`);
+    const seen = spellings(command).map(
+      (spelling) =>
+        `begin; ${spelling
+          .split(" ")
+          .map((word) => `__fish_seen_subcommand_from ${word}`)
+          .join("; and ")}; end`,
+    );
+    lines.push(`complete -c haas -n '${seen.join("; or ")}' -a '${words.join(" ")}'`);
   }
   return `# fish completion for haas: haas completion fish | source
 complete -c haas -f

@@ -13,6 +13,16 @@ export function findCommand(commands: readonly Command[], words: readonly string
   return null;
 }
 
+/** What may stand after a word that begins two-word spellings. */
+export const secondWords = (commands: readonly Command[], word: string): string[] => [
+  ...new Set(
+    commands
+      .flatMap(spellings)
+      .filter((spelling) => spelling.startsWith(`${word} `))
+      .map((spelling) => spelling.slice(word.length + 1)),
+  ),
+];
+
 /** The commands whose two-word spelling begins with this word. */
 const groupOf = (commands: readonly Command[], word: string): Command[] =>
   commands.filter((command) => spellings(command).some((spelling) => spelling.startsWith(`${word} `)));
@@ -25,9 +35,11 @@ export const optionsOf = (command: Command): OptionName[] => [
 
 export const detail = (argument: Argument) => (typeof argument === "string" ? { about: argument } : argument);
 
-/** `node_register <node> <subtype> …`; one line for each variant, where there are any. */
-export function usageLines(command: Command): string[] {
-  const shapes: [string | null, Arguments][] = command.variants ? Object.entries(command.variants) : [[null, command.args]];
+/** `node_register <node> <subtype> …`; one line for each variant, where there are any, or for the one that is wanted. */
+export function usageLines(command: Command, wanted?: string): string[] {
+  const variants = Object.entries(command.variants ?? {});
+  const chosen = variants.filter(([variant]) => variant === wanted);
+  const shapes: [string | null, Arguments][] = chosen.length > 0 ? chosen : variants.length > 0 ? variants : [[null, command.args]];
   return shapes.map(([variant, args]) => {
     const words = Object.entries(args).map(([name, argument]) => {
       return variant !== null && name === "subtype" ? variant : shapeOf(name, argument);

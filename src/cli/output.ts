@@ -57,7 +57,7 @@ export const only =
 function flatten(value: Record<string, unknown>, prefix: string): [string, string][] {
   return Object.entries(value).flatMap(([key, part]): [string, string][] => {
     const path = prefix + key;
-    if (isObject(part)) return flatten(part, `${path}.`);
+    if (isObject(part) && Object.keys(part).length > 0) return flatten(part, `${path}.`);
     if (Array.isArray(part) && part.some(isObject)) {
       // Nics and ports name themselves by their label.
       return part.flatMap((item, index) => {
@@ -67,7 +67,7 @@ function flatten(value: Record<string, unknown>, prefix: string): [string, strin
         return Object.keys(rest).length > 0 ? flatten(rest, `${path}.${name}.`) : [[path, name] as [string, string]];
       });
     }
-    return [[path, cell(part)]];
+    return [[path, isObject(part) ? "" : cell(part)]];
   });
 }
 

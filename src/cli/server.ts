@@ -1,5 +1,6 @@
 import { ConfigError } from "../config.ts";
 import { local, UsageError } from "./command.ts";
+import { printable } from "./progress.ts";
 import { readSecret } from "./secret.ts";
 
 /** The commands that run on the server itself. What they need is loaded when they run: clients start without it. */
@@ -40,6 +41,12 @@ export const serverCommands = [
       const secret = await readSecret(password);
       const { createAdminUser } = await import("../serve.ts");
       await createAdminUser(settings, username, secret);
+      // Another URI may hold a password, and comes from a file.
+      const where = settings.databaseUri.startsWith("sqlite:") ? settings.databaseUri : `of ${settings.file}`;
+      process.stderr.write(`'${printable(username)}' is an admin now, in the database ${where}.\n`);
+      if (settings.auth.backend === "null") {
+        process.stderr.write("warning: the null authentication backend is configured: it lets everybody in, and asks for no user.\n");
+      }
     },
   }),
   local({

@@ -1,21 +1,29 @@
 import type { Command } from "./command.ts";
-import { spellings } from "./help.ts";
+import { findCommand, secondWords, spellings } from "./help.ts";
 
 /** A line for a command that there is not, with the nearest ones that there are. */
 export function unknownCommand(commands: readonly Command[], words: readonly string[]): string {
   const both = words.slice(0, 2).join(" ");
-  const [first = ""] = words;
+  const [first = "", second] = words;
   const known = commands.flatMap(spellings);
+  const suggest = (typed: string, names: readonly string[]) =>
+    `There is no command '${typed}'.${names.length > 0 ? ` Did you mean ${names.map((name) => `haas ${name}`).join(" or ")}?` : " See haas help."}`;
   // Both words are the name that was meant, or the first one is and the second is a value.
-  const asGrouped = nearest(both, known);
+  if (second !== undefined) {
+    const seconds = secondWords(commands, first);
+    const pairs = first.includes("_") ? [] : known.filter((name) => name.includes(" "));
+    const turned = pairs.filter((name) => inOrder(name) === inOrder(both));
+    const inGroup = nearest(second, seconds).map((word) => `${first} ${word}`);
+    const asBoth = [turned, inGroup, seconds.length > 0 ? [] : nearest(both, pairs)].find((names) => names.length > 0);
+    if (asBoth) return suggest(both, asBoth);
+    if (seconds.length > 0) return `${first} has no command '${second}'. It has: ${seconds.join(", ")}.`;
+    if (findCommand(commands, [first])) return `${first} has no command '${second}'. See haas help ${first}.`;
+  }
   const asFirst = nearest(
     first,
     known.flatMap((name) => [name, name.split(" ")[0]!]),
   );
-  const swapped = [both, first].map((words) => nearest(inOrder(words), known, inOrder));
-  const best = [asGrouped, asFirst, ...swapped].find((names) => names.length > 0);
-  const typed = best === asGrouped ? both : first;
-  return `There is no command '${typed}'.${best ? ` Did you mean ${best.map((name) => `haas ${name}`).join(" or ")}?` : " See haas help."}`;
+  return suggest(first, asFirst.length > 0 ? asFirst : nearest(inOrder(first), known, inOrder));
 }
 
 /** `register_node` and `node_register` read the same. */

@@ -27,7 +27,13 @@ const switchArguments: Readonly<Record<string, Arguments>> = {
   delln3000: { ...login, ...dummyVlan },
   brocade: { ...login, ...interfaceType },
   dellnos9: { ...login, ...interfaceType },
-  ovs: { bridge: "name of the Open vSwitch bridge", database: { about: "OVSDB socket", optional: true } },
+  ovs: {
+    bridge: "name of the Open vSwitch bridge",
+    database: {
+      about: "where its OVSDB listens: path of the socket, unix:/path, tcp:address:port; default: the local one",
+      optional: true,
+    },
+  },
 };
 
 /** The names of the API where the command line's are shorter. */

@@ -2,7 +2,7 @@ import { messageOf } from "../errors.ts";
 
 export type Method = "GET" | "PUT" | "POST" | "PATCH" | "DELETE";
 
-/** One call of the API. Every segment of the path is a name as the user wrote it; encoding happens here. */
+/** One call of the API. Every segment of the path is a name as the user wrote it; encoding happens here. `.` and `..` are no names. */
 export interface Call {
   readonly method: Method;
   readonly path: readonly string[];
@@ -47,6 +47,7 @@ export interface ClientSettings {
 
 export interface Client {
   readonly endpoint: string;
+  readonly hasCredentials: boolean;
   /** The answer: parsed JSON, else text, else null when it is empty. Rejects with ApiError or UnreachableError. */
   call(call: Call): Promise<unknown>;
 }
@@ -59,6 +60,7 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
 
   return {
     endpoint: base.shown,
+    hasCredentials: credentials !== null,
     async call({ method, path, body, query, text }) {
       let response: Response;
       let answer: string;
@@ -73,7 +75,6 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
         });
         answer = await response.text();
       } catch (error) {
-        if (error instanceof ApiError) throw error;
         throw new UnreachableError(base.shown, reason(error, requestTimeoutMs));
       }
       if (!response.ok) throw toApiError(response, answer);
@@ -88,24 +89,22 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
 /** The address without a trailing slash; credentials in it are used, but never shown. */
 function parseEndpoint(endpoint: string): { address: string; shown: string; credentials: string | null } {
   const url = URL.canParse(endpoint) ? new URL(endpoint) : null;
+  const shown = JSON.stringify(endpoint.replace(/^(\w+:\/\/)?.*@/s, "$1"));
   if (!url || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
-    throw new EndpointError(
-      `The endpoint ${JSON.stringify(endpoint.replace(/\/\/.*@/, "//"))} is not an address like http://127.0.0.1:5000.`,
-    );
+    throw new EndpointError(`The endpoint ${shown} is not an address like http://127.0.0.1:5000.`);
   }
-  const credentials = url.username === "" ? null : `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+  let credentials: string | null;
+  try {
+    credentials = url.username === "" ? null : `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+  } catch {
+    throw new EndpointError(`The credentials of the endpoint ${shown} hold a % that is no escape; write it as %25.`);
+  }
   const address = url.origin + url.pathname.replace(/\/+$/, "");
   return { address, shown: address, credentials };
 }
 
-function encodePath(segments: readonly string[]): string {
-  for (const segment of segments) {
-    // A URL can't hold these: every parser takes them, and their encoded forms, for a walk up the path.
-    if (segment === "." || segment === "..")
-      throw new ApiError("BadArgumentError", `'${segment}' can't be the name of anything.`, 400, null);
-  }
-  return segments.map((segment) => `/${encodeURIComponent(segment.toWellFormed())}`).join("");
-}
+const encodePath = (segments: readonly string[]): string =>
+  segments.map((segment) => `/${encodeURIComponent(segment.toWellFormed())}`).join("");
 
 function encodeQuery(query: Readonly<Record<string, string>> = {}): string {
   const text = Object.entries(query).map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value.toWellFormed())}`);
@@ -135,10 +134,11 @@ function reason(error: unknown, requestTimeoutMs: number): string {
   const code = isObject(error) ? error.code : undefined;
   if (code === "ConnectionRefused" || code === "ECONNREFUSED") return "connection refused";
   if (code === "ConnectionClosed" || code === "ECONNRESET") return "the connection was closed before an answer came";
-  if (code === "FailedToOpenSocket" || code === "ENOTFOUND") return "no such host, or no way to it";
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "no such host";
+  if (code === "FailedToOpenSocket") return "no such host, or no way to it";
   return messageOf(error)
     .split("\n")[0]!
-    .replace(/[.\s]+$/, "");
+    .replace(/[.?\s]+$/, "");
 }
 
 function parseJson(text: string): unknown {

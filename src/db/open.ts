@@ -39,6 +39,8 @@ export async function openDatabase(uri: string): Promise<Db> {
   try {
     if (sqlite) versions.set(db, versionOf(sqlite));
     await migrate(db);
+    // From now on waiting for another process's lock is ours to do, without holding up everything else.
+    sqlite?.run("pragma busy_timeout = 20");
   } catch (error) {
     await db.destroy().catch(() => {});
     if (error instanceof DatabaseError) throw error;
@@ -97,9 +99,14 @@ function postgresDialect(uri: string): Dialect {
     max: poolSize,
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
+    // Ours, for a server that hangs.
+    query_timeout: statementTimeoutMs + 5_000,
+    keepAlive: true,
     lock_timeout: lockTimeoutMs,
     application_name: "haas",
   });
+  // The pool listens for errors of idle connections only; the query of a busy one fails with the same error.
+  pool.on("connect", (client) => void client.on("error", () => {}));
   // A connection that breaks while idle: the pool replaces it, and the next query says what is wrong.
   pool.on("error", () => {});
   return new PostgresDialect({ pool });

@@ -8,7 +8,7 @@ export type Tx = Transaction<Tables>;
 
 /** Any number, as long as every haas on one PostgreSQL takes the same. */
 const writerLock = 4_247_001;
-const busyTries = 40;
+const busyTries = 150;
 
 export const isPostgres = (db: Db): boolean => db.getExecutor().adapter instanceof PostgresAdapter;
 

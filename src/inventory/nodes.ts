@@ -3,10 +3,11 @@ import type { Context } from "../context.ts";
 import { ReadCache } from "../db/cache.ts";
 import { prepared } from "../db/prepared.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
-import { blocked, duplicate, illegalState, notFound, quote } from "../errors.ts";
+import { badArgument, blocked, duplicate, illegalState, notFound, quote } from "../errors.ts";
 import type { ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import { isPending } from "../networking/journal.ts";
+import { isLabel } from "./labels.ts";
 
 interface NodeRow {
   id: number;
@@ -74,6 +75,10 @@ export async function registerNode(
       if (exists) throw duplicate(`Node ${quote(label)} exists already.`);
       const driver = ctx.obm.byType(type);
       checkSettings(driver.settings, settings, `The ${driver.name} OBM driver`);
+      // Published clients may use the empty label.
+      const wrong = Object.keys(metadata).find((key) => key !== "" && !isLabel(key));
+      if (wrong !== undefined)
+        throw badArgument(`${quote(wrong)} can't be a metadata label: printable, without slashes, no blank at either end.`);
       const { id } = await tx
         .insertInto("node")
         .values({ label, project_id: null, obm_type: type, obm: JSON.stringify(settings) })
@@ -228,7 +233,15 @@ export async function useObm(ctx: Context, caller: Caller, label: string): Promi
   const node = await getNode(ctx.db, label);
   requireNodeProject(caller, node);
   if (!node.obm_enabled) throw blocked(`The OBM of node ${quote(label)} is disabled.`);
-  return parseObm(ctx, node);
+  const { driver, target } = parseObm(ctx, node);
+  // The call may have to wait for its turn at the BMC, and the node may get another project meanwhile.
+  const confirm = async () => {
+    const now = await getNode(ctx.db, label);
+    if (now.id !== node.id || now.project_id !== node.project_id)
+      throw blocked(`Node ${quote(label)} changed hands while the call waited.`);
+    if (!now.obm_enabled) throw blocked(`The OBM of node ${quote(label)} is disabled.`);
+  };
+  return { driver, target: { ...target, confirm } };
 }
 
 /** The console log of a node; `IllegalStateError` for a driver that has none. */

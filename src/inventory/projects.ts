@@ -2,7 +2,6 @@ import { type Caller, requireProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, illegalState, messageOf, notFound, quote } from "../errors.ts";
-import { parseObm } from "./nodes.ts";
 
 const maintenanceTimeoutMs = 10_000;
 
@@ -102,8 +101,7 @@ export async function connectNode(db: Db, caller: Caller, label: string, nodeLab
  */
 export async function detachNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
   const node = await checkDetach(ctx.db, caller, label, nodeLabel);
-  const { driver } = parseObm(ctx, node);
-  await driver.console?.remove(nodeLabel);
+  await ctx.obm.find(node.obm_type)?.console?.remove(nodeLabel);
   const { maintenance } = ctx.config;
   const moved = await write(ctx.db, async (tx) => {
     const { id } = await checkDetach(tx, caller, label, nodeLabel);

@@ -139,6 +139,9 @@ export async function connectNic(db: Db, switchLabel: string, label: string, nod
       const node = await getNode(tx, nodeLabel);
       const nic = await getNic(tx, node, nicLabel);
       if (nic.port_id !== null) throw taken();
+      if (port.suspect !== null && node.project_id !== null) {
+        throw blocked(`Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect}`);
+      }
       await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
     }),
     { onUnique: taken },

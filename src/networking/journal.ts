@@ -31,8 +31,6 @@ interface NewAction {
  */
 export async function enqueue(tx: Tx, action: NewAction): Promise<string> {
   const uuid = crypto.randomUUID();
-  // This action brings the whole port into its desired state, so an older wish to do so is moot.
-  await tx.deleteFrom("networking_action").where("port_id", "=", action.portId).where("type", "=", "sync_port").execute();
   await insert(tx, {
     uuid,
     type: action.type,
@@ -58,13 +56,13 @@ export async function enqueueSync(
   tx: Tx,
   { portId, switchId, nextTry }: { portId: number; switchId: number; nextTry: number },
 ): Promise<void> {
-  const pending = await tx
+  const queued = await tx
     .selectFrom("networking_action")
     .select("id")
     .where("port_id", "=", portId)
-    .where("status", "=", "PENDING")
+    .where("type", "=", "sync_port")
     .executeTakeFirst();
-  if (pending) return;
+  if (queued) return;
   await insert(tx, {
     uuid: crypto.randomUUID(),
     type: "sync_port",
@@ -105,6 +103,29 @@ export async function findAction(db: Db, uuid: string): Promise<Action | undefin
   return db.selectFrom("networking_action").selectAll().where("uuid", "=", uuid).executeTakeFirst();
 }
 
+/**
+ * The actions that are next on their ports. Each port's go in order; a sync waits for all others,
+ * because each of them brings the whole port into its desired state, and takes the sync along when it is done.
+ */
+const nextOnPorts = (db: Db) =>
+  db
+    .selectFrom("networking_action as action")
+    .where("action.status", "=", "PENDING")
+    .where((e) =>
+      e.not(
+        e.exists(
+          e
+            .selectFrom("networking_action as other")
+            .select("other.id")
+            .whereRef("other.port_id", "=", "action.port_id")
+            .where("other.status", "=", "PENDING")
+            .where("other.type", "!=", "sync_port")
+            .whereRef("other.id", "!=", "action.id")
+            .where((o) => o.or([o("action.type", "=", "sync_port"), o("other.id", "<", o.ref("action.id"))])),
+        ),
+      ),
+    );
+
 /** A switch with something to do, and who holds it. */
 export interface BusySwitch {
   id: number;
@@ -120,23 +141,20 @@ export async function busySwitches(db: Db, now: number): Promise<BusySwitch[]> {
   return db
     .selectFrom("switch")
     .select(["id", "label", "type", "settings", "lease_owner", "lease_until"])
-    .where("id", "in", (due) =>
-      due
-        .selectFrom("networking_action")
-        .select("switch_id")
-        .where("status", "=", "PENDING")
-        .where("next_try", "<=", now)
-        .where("switch_id", "is not", null),
+    .where(
+      "id",
+      "in",
+      nextOnPorts(db).select("action.switch_id").where("action.next_try", "<=", now).where("action.switch_id", "is not", null),
     )
     .execute();
 }
 
-/** When the earliest action falls due, or null when none is pending. */
+/** When the earliest action falls due on a switch that nobody holds, or null when there is none. */
 export async function nextDue(db: Db): Promise<number | null> {
-  const row = await db
-    .selectFrom("networking_action")
-    .select((e) => e.fn.min("next_try").as("at"))
-    .where("status", "=", "PENDING")
+  const row = await nextOnPorts(db)
+    .innerJoin("switch", "switch.id", "action.switch_id")
+    .select((e) => e.fn.min("action.next_try").as("at"))
+    .where("switch.lease_owner", "is", null)
     .executeTakeFirst();
   return row?.at ?? null;
 }
@@ -212,8 +230,7 @@ export interface DueAction {
 
 /** The actions of a switch that can be done now, oldest first: at most `limit`, one a port, each port's in order. */
 export async function dueActions(db: Db, switchId: number, now: number, limit: number): Promise<DueAction[]> {
-  const rows = await db
-    .selectFrom("networking_action as action")
+  const rows = await nextOnPorts(db)
     .innerJoin("port", "port.id", "action.port_id")
     .leftJoin("network", "network.id", "action.network_id")
     .select([
@@ -231,20 +248,7 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
       "port.label as port",
     ])
     .where("action.switch_id", "=", switchId)
-    .where("action.status", "=", "PENDING")
     .where("action.next_try", "<=", now)
-    .where((e) =>
-      e.not(
-        e.exists(
-          e
-            .selectFrom("networking_action as earlier")
-            .select("earlier.id")
-            .whereRef("earlier.port_id", "=", "action.port_id")
-            .where("earlier.status", "=", "PENDING")
-            .whereRef("earlier.id", "<", "action.id"),
-        ),
-      ),
-    )
     .orderBy("action.id")
     .limit(limit)
     .execute();
@@ -292,6 +296,8 @@ function stateOf(carried: readonly { channel: string; vlan: number | null }[]): 
 
 /** How one action of a batch went. */
 export type Outcome =
+  /** Nothing was sent: for a dry run. Nobody knows more about the port than before. */
+  | { kind: "pretended" }
   | { kind: "done" }
   /** Try again at `nextTry`; `suspect` when the port may hold something else than before. */
   | { kind: "retry"; reason: string; nextTry: number; suspect: boolean }
@@ -320,18 +326,17 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueActi
     .where("id", "=", id)
     .where("status", "=", "PENDING")
     .executeTakeFirst();
-  // A sync goes away when a newer action takes over its port, or with its port.
+  // A sync goes away with its port.
   if (!action) return;
   const suspect = (reason: string | null) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
   const update = (values: Partial<Pick<Action, "status" | "reason" | "attempts" | "next_try" | "ended_at">>) =>
     tx.updateTable("networking_action").set(values).where("id", "=", id).execute();
   switch (outcome.kind) {
+    case "pretended":
     case "done":
-      await suspect(null);
-      if (type === "sync_port") {
-        await tx.deleteFrom("networking_action").where("id", "=", id).execute();
-        return;
-      }
+      if (outcome.kind === "done") await suspect(null);
+      await tx.deleteFrom("networking_action").where("port_id", "=", portId).where("type", "=", "sync_port").execute();
+      if (type === "sync_port") return;
       await recordAttachment(tx, action);
       await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
       return;
@@ -363,15 +368,31 @@ async function recordAttachment(tx: Tx, action: Action): Promise<void> {
   }
 }
 
-/** The switch can't be reached before `nextTry`: say so on every action that waits for it. */
+/**
+ * The switch can't be reached before `nextTry`: say so on every action that waits for it. Ports that
+ * wait to be brought into their state are suspect until then.
+ */
 export async function postpone(db: Db, switchId: number, reason: string, nextTry: number): Promise<void> {
-  await write(db, (tx) =>
-    tx
+  await write(db, async (tx) => {
+    await tx
       .updateTable("networking_action")
       .set({ reason, next_try: nextTry })
       .where("switch_id", "=", switchId)
       .where("status", "=", "PENDING")
       .where("next_try", "<", nextTry)
-      .execute(),
-  );
+      .execute();
+    await tx
+      .updateTable("port")
+      .set({ suspect: reason })
+      .where("suspect", "is", null)
+      .where("id", "in", (waiting) =>
+        waiting
+          .selectFrom("networking_action")
+          .select("port_id")
+          .where("switch_id", "=", switchId)
+          .where("type", "=", "sync_port")
+          .where("port_id", "is not", null),
+      )
+      .execute();
+  });
 }

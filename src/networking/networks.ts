@@ -129,16 +129,16 @@ export async function showNetwork(db: Db, caller: Caller, label: string) {
     network.owner_id === null
       ? null
       : await db.selectFrom("project").select("label").where("id", "=", network.owner_id).executeTakeFirstOrThrow();
-  const nodes: Record<string, string[]> = {};
+  const nodes = new Map<string, string[]>();
   for (const { node, project_id, nic } of await attachedNics(db, network.id)) {
-    if (maySee(caller, { project_id })) (nodes[node] ??= []).push(nic);
+    if (maySee(caller, { project_id })) nodes.set(node, [...(nodes.get(node) ?? []), nic]);
   }
   return {
     name: label,
     owner: owner?.label ?? "admin",
     access: network.is_public ? null : access.map((project) => project.label),
     channels: channelsOf(network),
-    "connected-nodes": nodes,
+    "connected-nodes": Object.fromEntries(nodes),
   };
 }
 
@@ -169,12 +169,12 @@ export async function listAttachments(
     requireProject(caller, project);
     if (!(await hasAccess(db, network.id, project.id))) throw notPermitted("That project has no access to the network.");
   }
-  const attachments: Record<string, { nic: string; channel: string; project: string | null }> = {};
+  const attachments = new Map<string, { nic: string; channel: string; project: string | null }>();
   for (const row of await attachedNics(db, network.id)) {
     if (project && row.project_id !== project.id) continue;
-    attachments[row.node] = { nic: row.nic, channel: row.channel, project: row.project };
+    attachments.set(row.node, { nic: row.nic, channel: row.channel, project: row.project });
   }
-  return attachments;
+  return Object.fromEntries(attachments);
 }
 
 export async function removeNetwork(db: Db, caller: Caller, label: string): Promise<void> {
@@ -193,12 +193,25 @@ export async function removeNetwork(db: Db, caller: Caller, label: string): Prom
       "is still on an hnic",
     );
     refuseIf(await pendingOn(tx, network.id).limit(1).executeTakeFirst(), "has a pending networking action");
+    refuseIf(await maybeLeftOn(tx, network.id).limit(1).executeTakeFirst(), "may still be on a port whose last change failed");
     await tx.deleteFrom("network").where("id", "=", network.id).execute();
   });
 }
 
 const pendingOn = (db: Db, id: number) =>
   db.selectFrom("networking_action").select("networking_action.id").where("network_id", "=", id).where("status", "=", "PENDING");
+
+/** Ports that may carry the network although nothing says so: an action with it failed, and they are suspect since. */
+const maybeLeftOn = (db: Db, networkId: number) =>
+  db
+    .selectFrom("networking_action as action")
+    .innerJoin("port", "port.id", "action.port_id")
+    .leftJoin("nic", "nic.port_id", "port.id")
+    .leftJoin("node as holder", "holder.id", "nic.node_id")
+    .select("port.label")
+    .where("action.network_id", "=", networkId)
+    .where("action.status", "=", "ERROR")
+    .where("port.suspect", "is not", null);
 
 export async function grantAccess(db: Db, caller: Caller, label: string, projectLabel: string): Promise<void> {
   const exists = () => duplicate(`Project ${quote(projectLabel)} has access to network ${quote(label)} already.`);
@@ -248,7 +261,16 @@ export async function revokeAccess(db: Db, caller: Caller, label: string, projec
       .where("headnode.project_id", "=", project.id)
       .limit(1)
       .executeTakeFirst();
-    const what = attached ? "nodes attached" : pending ? "a pending networking action" : headnode ? "headnodes connected" : null;
+    const left = await maybeLeftOn(tx, network.id).where("holder.project_id", "=", project.id).limit(1).executeTakeFirst();
+    const what = left
+      ? "a node on a port whose last change failed, maybe"
+      : attached
+        ? "nodes attached"
+        : pending
+          ? "a pending networking action"
+          : headnode
+            ? "headnodes connected"
+            : null;
     if (what) throw blocked(`Project ${quote(projectLabel)} still has ${what} on network ${quote(label)}.`);
     await tx.deleteFrom("network_access").where("network_id", "=", network.id).where("project_id", "=", project.id).execute();
   });

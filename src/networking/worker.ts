@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import type { Context } from "../context.ts";
-import { messageOf, quote, SwitchError } from "../errors.ts";
+import { HaasError, messageOf, quote, SwitchError } from "../errors.ts";
 import { describePort, type PortState, samePort, type SwitchDriver, type SwitchSession } from "../hardware/switches/driver.ts";
 import {
   type BusySwitch,
@@ -100,7 +100,8 @@ class NetworkWorker implements Worker {
         this.ctx.log.error("the journal can't be read", { error: messageOf(error) });
         pauseMs = databaseRetryMs;
       }
-      if (!this.#woken && !this.#stopping) await this.#sleep(pauseMs);
+      // At least one turn of the event loop, whatever wakes the worker.
+      await this.#sleep(this.#woken ? 0 : pauseMs);
     }
   }
 
@@ -130,7 +131,7 @@ class NetworkWorker implements Worker {
       const work = this.#serve(busy, held)
         .catch((error) => {
           this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) });
-          this.#leaveAlone(busy.id, messageOf(error));
+          this.#leaveAlone(busy.id, reasonOf(error));
         })
         .finally(() => {
           this.#inHand.delete(busy.id);
@@ -155,11 +156,8 @@ class NetworkWorker implements Worker {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
           }
-          await this.#settle(
-            busy,
-            held,
-            actions.map((action) => ({ action, outcome: { kind: "done" } })),
-          );
+          const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const } }));
+          if (!(await this.#settle(busy, held, pretended))) return;
           continue;
         }
         let driver: SwitchDriver;
@@ -173,7 +171,7 @@ class NetworkWorker implements Worker {
         }
         const results = await this.#apply(busy, held, driver, session, actions);
         if (!results) return;
-        await this.#settle(busy, held, results);
+        if (!(await this.#settle(busy, held, results))) return;
         // A failed call may have left the session in any state: start afresh.
         if (results.some(({ outcome }) => outcome.kind !== "done")) {
           await closeSession(session);
@@ -224,6 +222,7 @@ class NetworkWorker implements Worker {
           }
         }
         if (session.save && this.ctx.switches.saves(driver)) {
+          if (held.until - Date.now() < leaseReserveMs && !(await renew(this.ctx.db, held, leaseMs))) return null;
           await bounded(session.save(), `Switch ${quote(busy.label)}: saving its configuration`);
         }
       }
@@ -238,26 +237,28 @@ class NetworkWorker implements Worker {
 
   /** What becomes of an action that failed. `touched`: the port may have changed. */
   #failure(action: DueAction, error: unknown, touched: boolean): Outcome {
-    const reason = messageOf(error);
+    const reason = reasonOf(error);
     const attempts = action.attempts + 1;
     const nextTry = Date.now() + retryDelayMs(attempts);
     const permanent = error instanceof SwitchError && error.permanent;
     const spent = attempts >= this.ctx.config.network.maxTries;
+    // The driver can't talk to such a device at all, so the port is as it was.
     if (permanent) return { kind: "failed", reason, syncAt: nextTry, suspect: touched };
     // haas's own wish to have a port right never ends; the port is suspect until it is.
     if (action.type === "sync_port") return { kind: "retry", reason, nextTry, suspect: true };
-    if (spent) return { kind: "failed", reason, syncAt: nextTry, suspect: touched };
+    // Some earlier try may have changed the port, even if this one did not.
+    if (spent) return { kind: "failed", reason, syncAt: nextTry, suspect: true };
     return { kind: "retry", reason, nextTry, suspect: false };
   }
 
   async #cannotOpen(busy: BusySwitch, held: Lease, actions: readonly DueAction[], error: unknown): Promise<void> {
-    await this.#settle(
-      busy,
-      held,
-      actions.map((action) => ({ action, outcome: this.#failure(action, error, false) })),
-    );
+    // It is a try of every action that is due, not just of one batch.
+    for (let due = actions; due.length > 0; due = await dueActions(this.ctx.db, busy.id, Date.now(), batchLimit)) {
+      const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, false) }));
+      if (!(await this.#settle(busy, held, outcomes))) return;
+    }
     if (error instanceof SwitchError && error.permanent) return;
-    const reason = messageOf(error);
+    const reason = reasonOf(error);
     await postpone(this.ctx.db, busy.id, reason, this.#leaveAlone(busy.id, reason));
   }
 
@@ -269,17 +270,20 @@ class NetworkWorker implements Worker {
     return until;
   }
 
-  async #settle(busy: BusySwitch, held: Lease, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<void> {
+  /** False when the lease was lost: then nothing was recorded, and the switch is somebody else's. */
+  async #settle(busy: BusySwitch, held: Lease, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
     if (!(await settle(this.ctx.db, held, results))) {
       this.ctx.log.warning("another worker took the switch over; its actions are done again there", { switch: busy.label });
-      return;
+      return false;
     }
     for (const { action, outcome } of results) {
       const fields = { switch: busy.label, port: action.port, node: action.node, nic: action.nic, action: action.uuid };
+      if (outcome.kind === "pretended") continue;
       if (outcome.kind === "done") this.ctx.log.info("port changed", { ...fields, carries: describePort(action.desired) });
       else if (outcome.kind === "retry") this.ctx.log.warning("port not changed yet", { ...fields, reason: outcome.reason });
       else this.ctx.log.error("port not changed", { ...fields, reason: outcome.reason });
     }
+    return true;
   }
 }
 
@@ -287,6 +291,10 @@ class NetworkWorker implements Worker {
 function retryDelayMs(attempts: number): number {
   return Math.round(Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.67 + Math.random() * 0.66));
 }
+
+/** Why something failed, as tenants may read it: a device's words, but not those of a database. */
+const reasonOf = (error: unknown): string =>
+  error instanceof HaasError && error.type !== "ServerError" ? error.message : "haas itself failed; its log says more.";
 
 /** Connect and log in. A session that opens too late is closed. */
 async function openSession(driver: SwitchDriver, { label, settings }: BusySwitch): Promise<SwitchSession> {

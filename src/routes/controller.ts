@@ -34,7 +34,7 @@ export const label = (what: string, example: string) =>
 /** Port names hold slashes; each switch driver has rules of its own. */
 export const portLabel = () => t.String({ format: "port", description: "Name of the port, slashes raw or as %2F", examples: ["gi1/0/1"] });
 /** A name in a body that refers to something: any string, which then exists or does not. */
-export const reference = (what: string, example: string) => t.String({ description: what, examples: [example] });
+export const reference = (what: string, example: string) => t.String({ description: what, examples: [example], pattern: "^[^\\u0000]*$" });
 
 export const object = <P extends Parameters<typeof t.Object>[0]>(properties: P, example?: unknown) =>
   t.Object(properties, { additionalProperties: false, ...(example !== undefined && { examples: [example] }) });
@@ -70,23 +70,27 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
-  return new Elysia({ normalize: false, strictPath: true })
-    .onParse(({ request }) => readText(request))
-    .derive(async ({ request }) => {
-      const facts = factsOf.get(request);
-      const caller = await ctx.authenticator.authenticate(request.headers.get("authorization"), facts?.address ?? "");
-      if (facts) facts.user = caller.user;
-      return { caller };
-    })
-    .onTransform((context) => {
-      const { method, headers, url } = context.request;
-      if (url.includes("%")) decodePath(context.params);
-      if (method === "GET" || method === "HEAD") {
-        if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
-          throw validation(`A ${method} request takes no body.`);
-        }
-      } else context.body = parseJsonObject(typeof context.body === "string" ? context.body : "");
-    });
+  return (
+    new Elysia({ normalize: false, strictPath: true })
+      // Authentication comes before what is wrong with the body.
+      .onParse(({ request }) => readText(request).catch((error: unknown) => new Unreadable(error)))
+      .derive(async ({ request }) => {
+        const facts = factsOf.get(request);
+        const caller = await ctx.authenticator.authenticate(request.headers.get("authorization"), facts?.address ?? "");
+        if (facts) facts.user = caller.user;
+        return { caller };
+      })
+      .onTransform((context) => {
+        const { method, headers, url } = context.request;
+        if (url.includes("%")) decodePath(context.params);
+        if (method === "GET" || method === "HEAD") {
+          if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
+            throw validation(`A ${method} request takes no body.`);
+          }
+        } else if (context.body instanceof Unreadable) throw context.body.error;
+        else context.body = parseJsonObject(typeof context.body === "string" ? context.body : "");
+      })
+  );
 }
 
 /** What is left to do about percent-encoding in a path, after the router decoded each segment. */
@@ -98,6 +102,11 @@ function decodePath(params: Record<string, unknown>): void {
     // A segment of dots comes marked from front.ts, lest Bun fold the path.
     if (/^\.{1,2}\uffff$/.test(value)) params[name] = value.slice(0, -1);
   }
+}
+
+/** A body that could not be read, and why. */
+class Unreadable {
+  constructor(readonly error: unknown) {}
 }
 
 /** The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and counts as empty. */

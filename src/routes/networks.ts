@@ -88,7 +88,11 @@ export const networkRoutes = (ctx: Context) =>
       ({ caller, params, query }) => networks.listAttachments(ctx.db, caller, params.network, query.project),
       {
         params,
-        query: object({ project: t.Optional(t.String({ minLength: 1, description: "Only this project's nodes", examples: ["p1"] })) }),
+        query: object({
+          project: t.Optional(
+            t.String({ minLength: 1, pattern: "^[^\\u0000]*$", description: "Only this project's nodes", examples: ["p1"] }),
+          ),
+        }),
         response: responses(
           {
             200: t.Record(t.String(), object({ nic: t.String(), channel: t.String(), project: t.Nullable(t.String()) }), {

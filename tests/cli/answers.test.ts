@@ -1,5 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { apiError, recordingServer } from "./haas.ts";
+import { followAction } from "../../src/cli/progress.ts";
+import { UnreachableError } from "../../src/client/http.ts";
+import { apiError, haas, recordingServer } from "./haas.ts";
 
 const server = recordingServer();
 afterAll(() => server.stop());
@@ -44,6 +46,7 @@ describe("plain text in a pipe", () => {
       "name: net\nowner: admin\naccess: *\nchannels: vlan/native vlan/101\nconnected-nodes.n1: nic1\n",
     ],
     [["show_switch", "s1"], { name: "s1", ports: [{ label: "gi1/0/1" }], capabilities: [] }, "name: s1\nports: gi1/0/1\ncapabilities:\n"],
+    [["show_node", "n1"], { name: "n1", metadata: {}, nics: [] }, "name: n1\nmetadata:\nnics:\n"],
     [["show_port", "s1", "p"], {}, ""],
     [["node_power_status", "n1"], { power_status: "on" }, "power_status: on\n"],
     [["node_connect_network", "n1", "nic1", "net"], { status_id: "42-a" }, "42-a\n"],
@@ -109,8 +112,46 @@ describe("--wait", () => {
   });
 
   test("with --json the last answer is printed, alone", async () => {
-    const { out } = await server.run(["node_detach_network", "n1", "nic1", "net", "--wait", "--json"], [queued(), action("DONE")]);
+    const { out, err } = await server.run(["node_detach_network", "n1", "nic1", "net", "--wait", "--json"], [queued(), action("DONE")]);
     expect(JSON.parse(out)).toMatchObject({ status: "DONE" });
+    // What is left to ask with, when the waiting is cut short.
+    expect(err).toBe("networking action 42-a\n");
+  });
+
+  test("a server that restarts is waited for, but not for ever", async () => {
+    const gone = (calls: number) => {
+      let call = 0;
+      return {
+        endpoint: "http://h",
+        hasCredentials: false,
+        call: async () => {
+          if (call++ < calls) throw new UnreachableError("http://h", "connection refused");
+          return { status: "DONE" };
+        },
+      };
+    };
+    expect(await followAction(gone(6), "42-a", { show() {} })).toEqual({ status: "DONE" });
+    expect(followAction(gone(Infinity), "42-a", { show() {} }, 200)).rejects.toThrow(
+      "Can't reach http://h: connection refused. The action goes on; ask with haas show_networking_action 42-a.",
+    );
+  });
+
+  test("Ctrl-C leaves an empty line", async () => {
+    let screen = "";
+    const terminal = new Bun.Terminal({ cols: 80, rows: 24, data: (_, bytes) => void (screen += Buffer.from(bytes).toString()) });
+    const silent = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Promise<Response>(() => {}) });
+    const cli = new URL("../../src/cli.ts", import.meta.url).pathname;
+    const child = Bun.spawn([process.execPath, cli, "list_networks"], {
+      terminal,
+      env: { ...process.env, HAAS_ENDPOINT: silent.url.href },
+    });
+    while (!screen.includes("waiting for")) await Bun.sleep(20);
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(130);
+    await Bun.sleep(50);
+    terminal.close();
+    await silent.stop(true);
+    expect(screen).toEndWith("\r\x1b[K");
   });
 });
 
@@ -132,6 +173,33 @@ describe("errors", () => {
     expect(moved.status).toBe(1);
     expect(moved.err).toContain("https://elsewhere/projects");
     expect(await server.run(["list_projects"], [new Response("<h1>Welcome</h1>")])).toMatchObject({ status: 1, out: "" });
+  });
+
+  test("a 401 says how to give credentials, where there are none", async () => {
+    const refused = async (env: Record<string, string>) =>
+      (await server.run(["list_projects"], [apiError(401, "AuthorizationError", "Who are you?")], { env })).err;
+    expect(await refused({})).toBe("Error: Who are you? (set HAAS_USERNAME and HAAS_PASSWORD)\n");
+    expect(await refused({ HAAS_USERNAME: "bob" })).toBe("Error: Who are you? (HAAS_PASSWORD is not set)\n");
+    expect(await refused({ HAAS_PASSWORD: "pw" })).toBe("Error: Who are you? (HAAS_USERNAME is not set)\n");
+    expect(await refused({ HAAS_USERNAME: "bob", HAAS_PASSWORD: "pw" })).toBe("Error: Who are you?\n");
+  });
+
+  test("of a full disk, but not of a reader that stops", async () => {
+    const run = async (redirection: string) => {
+      const child = Bun.spawn(["bash", "-c", `set -o pipefail; "$0" src/cli.ts help ${redirection}`, process.execPath], {
+        cwd: new URL("../..", import.meta.url).pathname,
+        stdout: "ignore",
+        stderr: "pipe",
+      });
+      return { err: await child.stderr.text(), status: await child.exited };
+    };
+    expect(await run(">/dev/full")).toEqual({ status: 1, err: expect.stringMatching(/^Error: The answer can't be written: .*\n$/) });
+    expect(await run("| head -1")).toEqual({ status: 0, err: "" });
+  });
+
+  test("of a host that there is not", async () => {
+    const { status, err } = await haas(["list_projects"], { env: { HAAS_ENDPOINT: "http://nosuch.invalid" } });
+    expect({ status, err }).toEqual({ status: 1, err: "Error: Can't reach http://nosuch.invalid: no such host.\n" });
   });
 
   test("a message stays on one line, and can't drive the terminal", async () => {

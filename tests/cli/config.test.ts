@@ -218,11 +218,32 @@ describe("which server a client talks to", () => {
   });
 
   test("an endpoint that is none", async () => {
-    for (const endpoint of ["localhost:5000", "127.0.0.1", "ftp://h", "http://"]) {
+    for (const endpoint of [
+      "localhost:5000",
+      "127.0.0.1",
+      "ftp://h",
+      "http://",
+      "http://u%zz:s3cret@h",
+      "u:s3cret@h:1",
+      "http://u:s3cret@h?x",
+    ]) {
       const { status, err } = await haas(["list_projects"], { env: { HAAS_ENDPOINT: endpoint } });
       expect(status).toBe(2);
-      expect(err).toContain("HAAS_ENDPOINT");
+      expect(err).toMatch(/^Error: HAAS_ENDPOINT: The .*endpoint .*\n$/);
+      expect(err).not.toContain("s3cret");
     }
+    const file = config("ftp://h");
+    const { status, err } = await haas(["list_projects", "--config", file]);
+    expect({ status, err }).toEqual({
+      status: 2,
+      err: `Error: ${file}: [client] endpoint: The endpoint "ftp://h" is not an address like http://127.0.0.1:5000.\n`,
+    });
+  });
+
+  test("no endpoint in a file: its warnings may tell why", async () => {
+    const { status, err } = await haas(["list_projects", "--config", written("[clinet]\nendpoint = http://h\n")]);
+    expect(status).toBe(2);
+    expect(err).toMatch(/^warning: .*unknown section \[clinet\]\.\nError: No server is configured: .*\n$/);
   });
 });
 
@@ -232,4 +253,19 @@ test("haas serve with a broken file ends with 2 and one line", async () => {
     expect(status).toBe(2);
     expect(err).toMatch(/^Error: .*\[general\] log_level.*\n$/);
   }
+});
+
+test("create_admin_user says where the admin is", async () => {
+  const cwd = emptyDirectory();
+  const created = async (backend: string, name: string) => {
+    const text = `[database]\nuri = sqlite:///admins.db\n[extensions]\nhaas.ext.auth.${backend} =\nhaas.ext.network_allocators.null =\n`;
+    return haas(["create_admin_user", name, "pw", "--config", written(text)], { cwd });
+  };
+  const said = (name: string) => `'${name}' is an admin now, in the database sqlite:///admins.db.\n`;
+  expect(await created("database", "root")).toEqual({ status: 0, out: "", err: said("root") });
+  expect(await created("null", "other")).toEqual({
+    status: 0,
+    out: "",
+    err: `${said("other")}warning: the null authentication backend is configured: it lets everybody in, and asks for no user.\n`,
+  });
 });

@@ -17,6 +17,17 @@ describe("wrong usage prints the usage and ends with 2", () => {
     [["node_register", "n1", "magic", "h", "u", "p"], "Neither 'n1' nor 'magic' is a kind of OBM", "Usage:"],
     [["switch_register", "s1", "magic", "h"], "'magic' is not a switch type", "haas switch_register <switch> ovs <bridge> [database]"],
     [["switch_register", "s1", "nexus", "h", "u", "p"], "Missing: <dummy_vlan>.", "Usage:"],
+    [
+      ["switch_register", "s1", "mock", "h", "u"],
+      "Error: Missing: <password>.\nUsage:\n  haas switch_register <switch> mock <host> <user> <password>\n",
+    ],
+    [["serve", "--no-network"], "no option --no-network here. Did you mean --no-networks?", "haas serve [port]"],
+    [["node_connect_network", "n1", "nic1", "net", "--wiat"], "no option --wiat here. Did you mean --wait?", "Usage:"],
+    [["list_nodes", "--jsn"], "no option --jsn here. Did you mean --json?", "Usage:"],
+    [["node_delete", ""], "A name can't be empty.", "haas node_delete <node>"],
+    [["port_delete", "s1", ""], "A name can't be empty.", "Usage:"],
+    [["node_delete", "a/b"], "'a/b' can't be a name: only names of ports hold slashes.", "Usage:"],
+    [["node_delete", ".."], "'..' can't be the name of anything.", "Usage:"],
     [["user_create", "bob", "pw", "root"], "'root' is not one of: admin, regular.", "Usage:"],
     [["project_delete", "a", "b"], "Too many arguments, from 'b' on.", "Usage:"],
     [["list_projects", "--jsn"], "no option --jsn here. Did you mean --json?", "Usage:"],
@@ -37,6 +48,11 @@ describe("wrong usage prints the usage and ends with 2", () => {
       expect(err).not.toMatch(/^\s+at |\.ts:\d+/m);
     });
   }
+
+  test("of one kind of switch only that kind's", async () => {
+    const { err } = await haas(["switch_register", "s1", "mock", "h", "u"]);
+    expect(err).toEndWith("Usage:\n  haas switch_register <switch> mock <host> <user> <password>\n");
+  });
 });
 
 describe("an unknown command suggests the nearest", () => {
@@ -48,6 +64,8 @@ describe("an unknown command suggests the nearest", () => {
     ["register_node n1", "haas node_register"],
     ["help shwo_node", "haas show_node"],
     ["sevre", "haas serve"],
+    ["nod_register -x mock h u p", "haas node_register"],
+    ["start headnode h1", "haas headnode start"],
   ] as const) {
     test(line, async () => {
       const { status, out, err } = await haas(line.split(" "));
@@ -55,6 +73,18 @@ describe("an unknown command suggests the nearest", () => {
       expect(err).toContain(`Did you mean ${nearest}`);
     });
   }
+
+  test("never the word that was typed: a group names its commands", async () => {
+    for (const line of ["console foo bar", "help console foo"]) {
+      const { status, err } = await haas(line.split(" "));
+      expect(status).toBe(2);
+      expect(err).toStartWith("Error: console has no command 'foo'. It has: start, show, stop.\n");
+    }
+    expect((await haas(["help", "node", "--json"])).err).toStartWith("Error: node has no command '--json'. It has: register, ");
+    expect((await haas(["help", "list_nodes", "all"])).err).toStartWith(
+      "Error: list_nodes has no command 'all'. See haas help list_nodes.",
+    );
+  });
 
   test("or says where to look", async () => {
     expect(await haas(["xyzzy"])).toEqual({ status: 2, out: "", err: "Error: There is no command 'xyzzy'. See haas help.\n" });
@@ -115,6 +145,13 @@ describe("completion", () => {
     expect(await offered(out, ["haas", "node", "power_o"])).toEqual(["power_on", "power_off"]);
     expect(await offered(out, ["haas", "list_nodes", ""])).toEqual(["all", "free", "--json", "--config", "--help"]);
     expect(await offered(out, ["haas", "node", "connect_network", "n1", "--w"])).toEqual(["--wait"]);
+    expect(await offered(out, ["haas", "list", "no"])).toEqual(["nodes"]);
+    expect(await offered(out, ["haas", "list", "nodes", "f"])).toEqual(["free"]);
+    expect(await offered(out, ["haas", "start", "c"])).toEqual(["console"]);
+    expect(await offered(out, ["haas", "help", "node", "re"])).toEqual(["register", "register_nic"]);
+    expect(await offered(out, ["haas", "serve", "--"])).toEqual(["--host", "--no-networks", "--config", "--help"]);
+    expect(await offered(out, ["haas", "serve", "networks", "--o"])).toEqual(["--once"]);
+    expect(await offered(out, ["haas", "node", "--"])).toEqual(["--help"]);
   });
 
   for (const shell of ["zsh", "fish"]) {

@@ -7,6 +7,8 @@ export interface ObmTarget {
   readonly host: string;
   readonly user: string;
   readonly password: string;
+  /** Rejects when the caller may not use the node any more. A driver that makes calls wait asks when their turn comes. */
+  readonly confirm?: () => Promise<void>;
 }
 
 /** The serial console of a node, logged to a file. */

@@ -20,9 +20,14 @@ export class ObmRegistry {
     this.#drivers = new Map(drivers.map((driver) => [driver.name, driver]));
   }
 
+  /** The driver of a published type URL, or undefined when it is not switched on. */
+  find(type: string): ObmDriver | undefined {
+    return type.startsWith(obmTypePrefix) ? this.#drivers.get(type.slice(obmTypePrefix.length)) : undefined;
+  }
+
   /** The driver of a published type URL; `BadArgumentError` names the types there are. */
   byType(type: string): ObmDriver {
-    const driver = type.startsWith(obmTypePrefix) ? this.#drivers.get(type.slice(obmTypePrefix.length)) : undefined;
+    const driver = this.find(type);
     if (!driver) {
       const known = [...this.#drivers.keys()].map((name) => obmTypePrefix + name).join(", ");
       // Anything else may be a password in the wrong field, and is not shown.

@@ -56,7 +56,10 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
   /** `work` as one unit: no other command reaches this BMC meanwhile. */
   const withBmc = async <T>(target: ObmTarget, work: (run: Run, bmc: Bmc) => Promise<T>): Promise<T> => {
     const bmc = parseTarget(target);
-    return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, () => work((...command) => ipmitool(options, bmc, command), bmc));
+    return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, async () => {
+      await target.confirm?.();
+      return work((...command) => ipmitool(options, bmc, command), bmc);
+    });
   };
 
   const setBoot = async (run: Run, bmc: Bmc, device: string, ...persistence: string[]) => {
