@@ -87,9 +87,9 @@ function parseBasic(header: string): { name: string; password: string } | null {
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.from(encoded, "base64"));
     const colon = text.indexOf(":");
-    // No user has such a name, and PostgreSQL takes no NUL.
-    if (/\p{Cc}/u.test(text)) return null;
-    return colon < 1 ? null : { name: text.slice(0, colon), password: text.slice(colon + 1) };
+    const name = text.slice(0, Math.max(colon, 0));
+    // No user's name holds control characters, and PostgreSQL takes no NUL.
+    return name === "" || /\p{Cc}/u.test(name) ? null : { name, password: text.slice(colon + 1) };
   } catch {
     return null;
   }

@@ -324,3 +324,10 @@ test("an authenticator knows nothing of another one's verdicts", async () => {
   await fresh().authenticate(root, "127.0.0.1");
   expect(verifications).toHaveBeenCalledTimes(2);
 });
+
+test("who is calling comes before what is wrong with the body", async () => {
+  await begin();
+  for (const body of ["junk", "[]", "x".repeat(1_100_000)]) refused(await service.call("PUT", "/project/x", body));
+  expect((await service.call("PUT", "/project/x", "x".repeat(1_100_000), { authorization: root })).status).toBe(413);
+  expect((await service.call("PUT", "/project/x", "junk", { authorization: root })).status).toBe(400);
+});

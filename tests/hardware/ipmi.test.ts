@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { HaasError } from "../../src/errors.ts";
 import { createIpmi, type IpmiOptions } from "../../src/hardware/obm/ipmi.ts";
 import { type Bmc, startBmc } from "../support/ipmi-sim.ts";
 
@@ -41,6 +42,21 @@ async function withSilentHost<T>(work: (host: string) => Promise<T>): Promise<T>
 }
 
 describe("a real BMC", () => {
+  test("a call that waited asks once more before it touches the node", async () => {
+    await ipmi.powerOn(bmc);
+    const before = await bmc.calls();
+    const confirm = async () => Promise.reject(new HaasError("BlockedError", "the node changed hands"));
+    const answers = await Promise.allSettled([
+      ipmi.powerStatus(bmc),
+      ipmi.powerOff({ ...bmc, confirm }),
+      ipmi.setBootDevice({ ...bmc, confirm }, "disk"),
+    ]);
+    expect(answers.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "rejected"]);
+    expect((await bmc.calls()).slice(before.length).filter((call) => /boot (disk|default)|shutdown/.test(call))).toEqual([]);
+    expect(await ipmi.powerStatus(bmc)).toBe("on");
+    await ipmi.powerOff(bmc);
+  });
+
   test("power on and off start and end the machine, and are idempotent", async () => {
     expect(await ipmi.powerStatus(bmc)).toBe("off");
     await ipmi.powerOff(bmc);

@@ -255,6 +255,32 @@ describe.each(databases)("the inventory on %s", (kind) => {
     await ok("POST", "/node/n/power_cycle", { force: true });
   });
 
+  test("names that JavaScript objects have by themselves are names like any other", async () => {
+    await makeRack(service, { nodes: 0, projects: ["p"] });
+    await ok("PUT", "/network/net", { owner: "admin", access: "", net_id: "" });
+    for (const node of ["constructor", "__proto__", "toString"]) {
+      await ok("PUT", `/node/${node}`, { obm: mockObm });
+      await ok("PUT", `/node/${node}/nic/nic`, { macaddr: "m" });
+      await ok("PUT", `/switch/sw/port/${node}`);
+      await ok("POST", `/switch/sw/port/${node}/connect_nic`, { node, nic: "nic" });
+      await ok("POST", "/project/p/connect_node", { node });
+      await ok("POST", `/node/${node}/nic/nic/connect_network`, { network: "net" });
+    }
+    await service.apply();
+    const { "connected-nodes": connected } = await ok("GET", "/network/net");
+    expect(Object.keys(connected).sort()).toEqual(["__proto__", "constructor", "toString"]);
+    expect(Object.keys(await ok("GET", "/network/net/attachments")).sort()).toEqual(["__proto__", "constructor", "toString"]);
+  });
+
+  test("a reference with a NUL in it is a 400, whatever the database", async () => {
+    await makeRack(service, { nodes: 1, projects: ["p"] });
+    await refused("POST", "/project/p/connect_node", { node: "n\0" }, 400, "ValidationError");
+    await refused("PUT", "/network/x", { owner: "a\0", access: "", net_id: "" }, 400, "ValidationError");
+    await ok("PUT", "/network/net", { owner: "p", access: "p", net_id: "" });
+    await refused("GET", "/network/net/attachments?project=%00", undefined, 400, "ValidationError");
+    await refused("PUT", "/node/m", { obm: mockObm, metadata: { "a/b": 1 } }, 400, "BadArgumentError");
+  });
+
   test("a driver without consoles says so, in a 4xx", async () => {
     await ok("PUT", "/node/n", { obm: { ...mockObm, type: mockObm.type.replace("mock", "ipmi") } });
     expect(await refused("PUT", "/node/n/console", undefined, 409, "IllegalStateError")).toContain("ipmi");

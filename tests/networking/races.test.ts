@@ -486,7 +486,7 @@ describe.each(databases)("migrations on %s", (kind) => {
         throw new Error("the disk is full of eels");
       },
     };
-    await expect(openDatabase(uri)).rejects.toThrow(/can't be used: the disk is full of eels$/);
+    await expect(openDatabase(uri)).rejects.toThrow(/can't be used: the disk is full of eels\.$/);
     delete migrations["9000-good"];
     delete migrations["9001-broken"];
     const after = await tables();
