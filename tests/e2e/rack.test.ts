@@ -58,7 +58,9 @@ function user(name: string, password: string) {
     /** Standard output of a command that succeeds in silence. */
     async ok(argv: readonly string[], stdin?: string): Promise<string> {
       const { status, out, err } = await start(argv, stdin);
-      expect({ argv, status, err }).toEqual({ argv, status: 0, err: "" });
+      // With --json --wait the id goes to standard error, so that it is not lost with the answer.
+      const said = err.replace(/^networking action [0-9a-f-]{36}\n$/, "");
+      expect({ argv, status, said }).toEqual({ argv, status: 0, said: "" });
       return out;
     },
     async json(...argv: string[]): Promise<unknown> {
