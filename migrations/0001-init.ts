@@ -130,8 +130,12 @@ export async function up(db: Kysely<any>): Promise<void> {
   // One sync of a port waits at a time.
   await run(sql`create unique index action_pending_sync on networking_action (port_id)
     where status = 'PENDING' and type = 'sync_port'`);
-  await run(sql`create index action_pending_switch on networking_action (switch_id, id) where status = 'PENDING'`);
-  await run(sql`create index action_pending_network on networking_action (network_id) where status = 'PENDING'`);
+  // The journal keeps its history, so whatever looks for what is pending needs an index. Not partial
+  // ones: a query whose status is a parameter can't use those.
+  await run(sql`create index action_status on networking_action (status, switch_id, id)`);
+  for (const object of ["port", "nic", "node", "network"]) {
+    await run(sql.raw(`create index action_${object} on networking_action (${object}_id, status)`) as ReturnType<typeof sql>);
+  }
 
   await run(sql`create table headnode (
     id ${id},

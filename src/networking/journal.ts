@@ -60,6 +60,7 @@ export async function enqueueSync(
     .selectFrom("networking_action")
     .select("id")
     .where("port_id", "=", portId)
+    .where("status", "=", "PENDING")
     .where("type", "=", "sync_port")
     .executeTakeFirst();
   if (queued) return;
@@ -335,7 +336,12 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueActi
     case "pretended":
     case "done":
       if (outcome.kind === "done") await suspect(null);
-      await tx.deleteFrom("networking_action").where("port_id", "=", portId).where("type", "=", "sync_port").execute();
+      await tx
+        .deleteFrom("networking_action")
+        .where("port_id", "=", portId)
+        .where("status", "=", "PENDING")
+        .where("type", "=", "sync_port")
+        .execute();
       if (type === "sync_port") return;
       await recordAttachment(tx, action);
       await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
@@ -390,6 +396,7 @@ export async function postpone(db: Db, switchId: number, reason: string, nextTry
           .selectFrom("networking_action")
           .select("port_id")
           .where("switch_id", "=", switchId)
+          .where("status", "=", "PENDING")
           .where("type", "=", "sync_port")
           .where("port_id", "is not", null),
       )
