@@ -134,7 +134,7 @@ export async function up(db: Kysely<any>): Promise<void> {
   // ones: a query whose status is a parameter can't use those.
   await run(sql`create index action_status on networking_action (status, switch_id, id)`);
   for (const object of ["port", "nic", "node", "network"]) {
-    await run(sql.raw<unknown>(`create index action_${object} on networking_action (${object}_id, status)`));
+    await run(sql.raw(`create index action_${object} on networking_action (${object}_id, status)`));
   }
 
   await run(sql`create table headnode (
