@@ -282,7 +282,7 @@ class ConnectionFront {
 
   async #stop(graceMs: number): Promise<void> {
     this.#listener?.stop(false);
-    // Not `server.stop(false)`: that waits for idle connections too, which clients keep open for long.
+    // The requests in hand are what matters: idle connections may stay open for long.
     const deadline = performance.now() + graceMs;
     const busy = () => [...this.#servers.values()].some(({ server }) => server.pendingRequests > 0);
     do await Bun.sleep(stopPauseMs);

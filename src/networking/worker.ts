@@ -151,7 +151,7 @@ class NetworkWorker implements Worker {
       for (let batch = 0; batch < batchesPerLease && !this.#stopping; batch++) {
         const actions = await dueActions(db, busy.id, Date.now(), batchLimit);
         if (actions.length === 0) return;
-        if (held.until - Date.now() < leaseReserveMs && !(await renew(db, held, leaseMs))) return;
+        if (!(await this.#holds(held))) return;
         if (this.ctx.config.dryRun) {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
@@ -184,6 +184,11 @@ class NetworkWorker implements Worker {
     }
   }
 
+  /** Whether the switch is ours for one more call, renewing the lease when it runs short. */
+  async #holds(held: Lease): Promise<boolean> {
+    return held.until - Date.now() >= leaseReserveMs || renew(this.ctx.db, held, leaseMs);
+  }
+
   /** Apply a batch, read it back, and save it. Null when the lease was lost on the way. */
   async #apply(
     busy: BusySwitch,
@@ -195,7 +200,7 @@ class NetworkWorker implements Worker {
     const failures = new Map<DueAction, unknown>();
     const where = (port: string) => `Switch ${quote(busy.label)}, port ${quote(port)}`;
     for (const action of actions) {
-      if (held.until - Date.now() < leaseReserveMs && !(await renew(this.ctx.db, held, leaseMs))) return null;
+      if (!(await this.#holds(held))) return null;
       try {
         await bounded(session.applyPort(action.port, action.desired), where(action.port));
       } catch (error) {
@@ -204,7 +209,7 @@ class NetworkWorker implements Worker {
         failures.set(action, error);
       }
     }
-    if (held.until - Date.now() < leaseReserveMs && !(await renew(this.ctx.db, held, leaseMs))) return null;
+    if (!(await this.#holds(held))) return null;
     const applied = actions.filter((action) => !failures.has(action));
     try {
       if (applied.length > 0) {
@@ -222,7 +227,7 @@ class NetworkWorker implements Worker {
           }
         }
         if (session.save && this.ctx.switches.saves(driver)) {
-          if (held.until - Date.now() < leaseReserveMs && !(await renew(this.ctx.db, held, leaseMs))) return null;
+          if (!(await this.#holds(held))) return null;
           await bounded(session.save(), `Switch ${quote(busy.label)}: saving its configuration`);
         }
       }
