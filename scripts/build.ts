@@ -16,6 +16,8 @@ const { exitCode } = Bun.spawnSync(
     "--no-compile-autoload-bunfig",
     // pg looks for its native twin, which haas does not use.
     "--external=pg-native",
+    // ssh2 does without its native helper.
+    "--external=cpu-features",
     "src/cli.ts",
     "--outfile",
     "dist/haas",

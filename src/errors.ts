@@ -50,6 +50,9 @@ export class SwitchError extends HaasError {
   }
 }
 
+/** The connection to a switch is gone, or out of step: whatever was asked last may have happened. Open another one. */
+export class SessionLostError extends SwitchError {}
+
 /** Credentials are missing or wrong: the answer asks for HTTP basic credentials. */
 export class CredentialsError extends HaasError {
   constructor(message: string) {

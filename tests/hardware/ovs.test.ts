@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { emptyPort, type PortState, samePort, type SwitchSession } from "../../src/hardware/switches/driver.ts";
 import { ovs } from "../../src/hardware/switches/ovs.ts";
 import { type Frame, type OvsLab, startOvs } from "../support/ovs-lab.ts";
+import { switchTarget } from "../support/target.ts";
 
 const bridge = "sw0";
 const ports = ["p1", "p2", "p3", "p4"];
@@ -15,7 +16,7 @@ const startTimeoutMs = 60_000;
 let dir: string;
 let lab: OvsLab;
 let session: SwitchSession;
-const target = () => ({ label: "rack-1", settings: { ovs_bridge: bridge, database: lab.db } });
+const target = () => switchTarget("rack-1", { ovs_bridge: bridge, database: lab.db });
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "haas-ovs-"));
@@ -275,18 +276,18 @@ describe("failures", () => {
   });
 
   test("a missing bridge and a missing database are told apart", async () => {
-    const bridgeError = await failure(ovs.open({ label: "rack-1", settings: { ovs_bridge: "nope", database: lab.db } }));
+    const bridgeError = await failure(ovs.open(switchTarget("rack-1", { ovs_bridge: "nope", database: lab.db })));
     expect(bridgeError).toMatchObject({
       type: "SwitchError",
       message: "Switch 'rack-1': Open vSwitch has no bridge 'nope' (ovs-vsctl lists sw0).",
     });
-    const databaseError = await failure(ovs.open({ label: "rack-1", settings: { ovs_bridge: bridge, database: join(dir, "none.sock") } }));
+    const databaseError = await failure(ovs.open(switchTarget("rack-1", { ovs_bridge: bridge, database: join(dir, "none.sock") })));
     expect(databaseError).toMatchObject({ type: "SwitchError" });
     expect(databaseError.message).toContain("database connection failed (No such file or directory)");
   });
 
   test("the database may be the path of a socket", async () => {
-    const byPath = await ovs.open({ label: "rack-1", settings: { ovs_bridge: bridge, database: lab.db.slice("unix:".length) } });
+    const byPath = await ovs.open(switchTarget("rack-1", { ovs_bridge: bridge, database: lab.db.slice("unix:".length) }));
     expect((await byPath.readPorts(["p1"])).size).toBe(1);
     await byPath.close();
   });

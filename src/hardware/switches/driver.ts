@@ -8,23 +8,48 @@ export interface PortState {
 
 export const emptyPort: PortState = { native: null, tagged: [] };
 
+/** How long a kind of switch may take. */
+export interface SwitchLimits {
+  /** To connect and log in. */
+  readonly connectTimeoutMs: number;
+  /** To say anything at all when something was asked of it. */
+  readonly commandTimeoutMs: number;
+}
+
 /** A registered switch, as a driver gets it. `settings` passed the driver's own `settings` schema. */
-export interface SwitchTarget<Settings = Record<string, unknown>> {
+export interface SwitchTarget<Settings = Record<string, unknown>> extends SwitchLimits {
   readonly label: string;
   readonly settings: Settings;
+  /**
+   * The host key by which this switch is known, as `SHA256:…`. The first one that is ever presented is kept and returned;
+   * a driver refuses to go on when another one comes back than it presented.
+   */
+  knownHostKey(presented: string): Promise<string>;
+  readonly observer?: SessionObserver | undefined;
+}
+
+/** Somebody who watches a session, for support. Nothing that it is given holds a secret. */
+export interface SessionObserver {
+  /** A step begins, as in `log in`; the one before it has succeeded. */
+  step(name: string): void;
+  /** A line (or a call and its answer) as it went over the wire, without line ends. */
+  line(direction: "sent" | "received", text: string): void;
 }
 
 /**
  * One connection to one switch, for a whole batch. Used by one caller at a time.
  * Every method is bounded in time and rejects with a `SwitchError` that names the switch, the port
- * and the device's own words.
+ * and the device's own words; with a `SessionLostError` when this session is of no more use.
  */
 export interface SwitchSession {
   /**
-   * Make the port carry exactly `desired`, and nothing else. Idempotent: a second run changes nothing.
+   * Make the port carry exactly `desired`, and nothing else. Idempotent: a second run changes nothing, and
+   * a port that was read in this session and is right already is not touched.
    * An empty state means that no frame passes, tagged or untagged, never the vendor's default.
    */
   applyPort(port: string, desired: PortState): Promise<void>;
+  /** The same for several ports at once, where the device takes a range. When it rejects, any of them may have changed. */
+  applyPorts?: ((ports: readonly string[], desired: PortState) => Promise<void>) | undefined;
   /**
    * What the device holds now, read from the device, with every applyPort before it in force.
    * A port that the device does not know rejects.
@@ -32,7 +57,7 @@ export interface SwitchSession {
   readPorts(ports: readonly string[]): Promise<Map<string, PortState>>;
   /** Make the running config survive a power cut. Absent where every write is durable already. */
   save?(): Promise<void>;
-  /** End the connection. Never rejects. */
+  /** End the connection, now; a call that is under way rejects. Never rejects itself. */
   close(): Promise<void>;
 }
 
@@ -52,6 +77,10 @@ export interface SwitchDriver<Settings = any> {
   readonly highestVlan: number;
   /** Throws `BadArgumentError`, showing a legal form, for a name that this device could not have. */
   validatePort(label: string): void;
+  /** The one spelling of a legal port name, where the device takes several for the same port. */
+  canonicalPort?(label: string): string;
+  /** A VLAN that the driver needs for itself on such a switch, so that no network can be on it. */
+  reservedVlan?(settings: Settings): number;
   /**
    * The exact lines or calls that bring a port from `actual` to `desired`, in order; empty when they agree.
    * Pure: nothing is sent, and no line holds a secret.
@@ -75,13 +104,18 @@ export function describePort({ native, tagged }: PortState): string {
   return parts.join(", ") || "nothing";
 }
 
-/** Ascending numbers, runs of them as `first-last`. */
-function ranges(numbers: readonly number[]): string {
+const ranges = (vlans: readonly number[]): string =>
+  vlanRuns(vlans)
+    .map(([first, last]) => (first === last ? first : `${first}-${last}`))
+    .join(", ");
+
+/** The first and the last of every run of ascending numbers. */
+export function vlanRuns(vlans: readonly number[]): [number, number][] {
   const runs: [number, number][] = [];
-  for (const number of numbers) {
+  for (const vlan of vlans) {
     const last = runs.at(-1);
-    if (last && last[1] === number - 1) last[1] = number;
-    else runs.push([number, number]);
+    if (last && last[1] === vlan - 1) last[1] = vlan;
+    else runs.push([vlan, vlan]);
   }
-  return runs.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(", ");
+  return runs;
 }

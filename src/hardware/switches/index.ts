@@ -1,8 +1,12 @@
 import { badArgument, quote } from "../../errors.ts";
-import type { SwitchDriver } from "./driver.ts";
+import type { SwitchDriver, SwitchLimits } from "./driver.ts";
 import { mock } from "./mock.ts";
 import { ovs } from "./ovs.ts";
-import { brocade, dellN3000, dellNos9, nexus, powerConnect55xx } from "./vendors.ts";
+import { brocade } from "./brocade.ts";
+import { dellN3000 } from "./delln3000.ts";
+import { dellNos9 } from "./dellnos9.ts";
+import { nexus } from "./nexus.ts";
+import { powerConnect55xx } from "./powerconnect55xx.ts";
 
 /** Published switch types share this prefix. */
 export const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
@@ -26,8 +30,15 @@ export class SwitchRegistry {
 
   readonly #unsaved: ReadonlySet<string>;
 
+  readonly #limits: ReadonlyMap<string, SwitchLimits>;
+
   /** `unsaved`: the drivers whose switches keep their startup config as it is. */
-  constructor(active: readonly SwitchExtension[], unsaved: ReadonlySet<SwitchExtension>) {
+  constructor(
+    active: readonly SwitchExtension[],
+    unsaved: ReadonlySet<SwitchExtension>,
+    limits: Readonly<Record<SwitchExtension, SwitchLimits>>,
+  ) {
+    this.#limits = new Map(active.map((extension) => [switchDrivers[extension].name, limits[extension]]));
     this.#unsaved = new Set([...unsaved].map((extension) => switchDrivers[extension].name));
     this.#drivers = new Map(active.map((extension) => [switchDrivers[extension].name, switchDrivers[extension]]));
   }
@@ -42,6 +53,11 @@ export class SwitchRegistry {
       throw badArgument(`${shown} is not a switch type of this haas. There are: ${known}.`);
     }
     return driver;
+  }
+
+  /** How long such a switch may take. */
+  limits(driver: SwitchDriver): SwitchLimits {
+    return this.#limits.get(driver.name)!;
   }
 
   /** Whether the running config of such a switch is to be saved. */

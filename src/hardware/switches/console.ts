@@ -1,0 +1,408 @@
+import { type TProperties, Type } from "@sinclair/typebox";
+import { badArgument, HaasError, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { Channel, CommandRefused, type Dialect, passwordPrompt } from "../console/channel.ts";
+import { type ModeGraph, path, walk } from "../console/modes.ts";
+import { connectSsh } from "../console/ssh.ts";
+import { connectTelnet } from "../console/telnet.ts";
+import { ConsoleLost, LoginRefused, parseAddress, type Transport } from "../console/transport.ts";
+import { field, fields, secretField } from "../settings.ts";
+import { type Capability, type PortState, samePort, type SwitchDriver, type SwitchSession, type SwitchTarget, vlanRuns } from "./driver.ts";
+
+/** What every switch with a console is registered with. */
+export interface ConsoleSettings {
+  readonly hostname: string;
+  readonly username: string;
+  readonly password: string;
+  readonly transport?: "ssh" | "telnet";
+  readonly key_file?: string;
+  readonly enable_password?: string;
+  readonly legacy_algorithms?: boolean;
+  /** Present where the device needs one; a number or its digits. */
+  readonly dummy_vlan?: number | string;
+}
+
+const consoleFields = {
+  hostname: field("Address of the switch: `host` or `host:port`", "switch-01"),
+  username: field("Login name", "admin"),
+  password: secretField("Login password"),
+  transport: Type.Optional(
+    Type.Union([Type.Literal("ssh"), Type.Literal("telnet")], { description: "How to reach the console; `ssh` by default" }),
+  ),
+  key_file: Type.Optional(field("Path of a private key on the server, tried before the password", "/etc/haas/switch.key")),
+  enable_password: Type.Optional(secretField("Password of the enable mode")),
+  legacy_algorithms: Type.Optional(
+    Type.Boolean({ description: "Also offer the SSH algorithms that were withdrawn as weak, for old firmware; false by default" }),
+  ),
+};
+
+/** 1 to 4096, as a number or a numeric string. Published clients may name 4095 and 4096, which no device takes. */
+const dummyVlan = Type.Union(
+  [Type.Integer({ minimum: 1, maximum: 4096 }), Type.RegExp(/^0*(?:[1-9]\d{0,2}|[1-3]\d{3}|40[0-8]\d|409[0-6])$/)],
+  { description: "A VLAN that exists on the switch and carries nothing: it stands for `no native VLAN`", examples: [2222] },
+);
+
+export type ConsoleMode = "user" | "privileged" | "config" | "interface";
+
+/** What a port's `show` said. */
+export interface Reading {
+  readonly state: PortState;
+  /** The device did not say all that decides about frames, so the port is written even if it looks right. */
+  readonly unsure?: true;
+}
+
+/** A kind of switch with a console, as data as far as possible. Lines never hold a secret. */
+export interface ConsoleProfile {
+  readonly name: string;
+  readonly device: string;
+  readonly dummyVlan: boolean;
+  readonly capabilities: readonly Capability[];
+  readonly highestVlan: number;
+  /** The whole label. */
+  readonly portPattern: RegExp;
+  readonly portExamples: string;
+  canonicalPort(label: string): string;
+  readonly dialect: Dialect;
+  readonly modes: ModeGraph<ConsoleMode>;
+  /** Leads out of a mode that is not among these. */
+  readonly escape: string;
+  readonly pagingOff: string;
+  /** Shows what `parsePort` reads. */
+  showPort(port: string): string;
+  /** Shows all ports, each as `showPort` would; `split` makes one text a port of it, by canonical name. */
+  readonly showAll?: { readonly command: string; split(lines: readonly string[]): Map<string, string[]> };
+  /** Null when the answer is not whole, or not about this port. */
+  parsePort(lines: readonly string[], port: string, dummyVlan: number | null): Reading | null;
+  /** From `config` into the interfaces; more than one only where `range` is set. */
+  enterInterface(ports: readonly string[]): string;
+  /** Up to so many interfaces at once. */
+  readonly range?: number;
+  /** In the interface mode: the lines that bring a port from one state to another one. */
+  change(actual: PortState, desired: PortState, dummyVlan: number | null): string[];
+  readonly save: { readonly command: string; readonly question: RegExp; readonly answer: string; readonly done: RegExp };
+}
+
+/** Connects to a console; tests put something in between. */
+export type Connect = (target: SwitchTarget<ConsoleSettings>) => Promise<Transport>;
+
+export async function connectConsole(target: SwitchTarget<ConsoleSettings>): Promise<Transport> {
+  const { settings, connectTimeoutMs } = target;
+  const telnet = settings.transport === "telnet";
+  const address = parseAddress(settings.hostname, telnet ? 23 : 22);
+  if (!address) throw new ConsoleLost("its hostname is neither `host` nor `host:port`");
+  if (telnet) return connectTelnet({ ...address, timeoutMs: connectTimeoutMs });
+  return connectSsh({
+    ...address,
+    timeoutMs: connectTimeoutMs,
+    username: settings.username,
+    password: settings.password,
+    keyFile: settings.key_file,
+    legacyAlgorithms: settings.legacy_algorithms ?? false,
+    knownHostKey: target.knownHostKey,
+  });
+}
+
+const dummyOf = ({ dummy_vlan: vlan }: ConsoleSettings): number | null => (vlan === undefined ? null : Number(vlan));
+
+export function consoleDriver(profile: ConsoleProfile, connect: Connect = connectConsole): SwitchDriver<ConsoleSettings> {
+  const extra: TProperties = profile.dummyVlan ? { dummy_vlan: dummyVlan } : {};
+  const validatePort = (label: string) => {
+    if (!profile.portPattern.test(label)) {
+      throw badArgument(`${quote(label)} is not a port name of a ${profile.device}. Legal forms: ${profile.portExamples}.`);
+    }
+  };
+  return {
+    name: profile.name,
+    settings: fields({ ...consoleFields, ...extra }),
+    positional: ["hostname", "username", "password", ...Object.keys(extra)],
+    capabilities: profile.capabilities,
+    highestVlan: profile.highestVlan,
+    validatePort,
+    canonicalPort: (label) => profile.canonicalPort(label),
+    ...(profile.dummyVlan && { reservedVlan: (settings: ConsoleSettings) => dummyOf(settings)! }),
+    plan(port, actual, desired, settings) {
+      validatePort(port);
+      if (samePort(actual, desired)) return [];
+      return [
+        ...path(profile.modes, "privileged", "config"),
+        profile.enterInterface([port]),
+        ...profile.change(actual, desired, dummyOf(settings)),
+        ...path(profile.modes, "interface", "privileged"),
+      ];
+    },
+    async open(target) {
+      const { settings, observer, commandTimeoutMs } = target;
+      const secrets = [settings.password, settings.enable_password ?? ""];
+      const started = performance.now();
+      let channel: Channel | null = null;
+      try {
+        observer?.step("connect");
+        const transport = await connect(target);
+        channel = new Channel(transport, profile.dialect, commandTimeoutMs, secrets, observer);
+        observer?.step("log in");
+        await channel.login(settings, target.connectTimeoutMs - (performance.now() - started));
+        const session = new ConsoleSession(target, profile, channel, validatePort);
+        await session.begin();
+        return session;
+      } catch (error) {
+        channel?.close();
+        throw failure(target.label, null, error);
+      }
+    },
+  };
+}
+
+/** What went wrong, as an error that names the switch and the port. */
+function failure(label: string, port: string | null, error: unknown): Error {
+  if (error instanceof HaasError) return error;
+  const where = `Switch ${quote(label)}${port === null ? "" : `, port ${quote(port)}`}`;
+  if (error instanceof ConsoleLost) return new SessionLostError(`${where}: ${error.message}.`, false, { cause: error });
+  if (error instanceof CommandRefused || error instanceof LoginRefused || error instanceof Unreadable) {
+    return new SwitchError(`${where}: ${error.message}.`, false, { cause: error });
+  }
+  return error instanceof Error ? error : new Error(String(error));
+}
+
+/** An answer that is not what it should be. */
+class Unreadable extends Error {}
+
+/** A log line may break an answer; then the question is asked again, so many times in all. */
+const readTries = 4;
+/** From so many ports on, all of them are asked for at once, where the device can. */
+const showAllFrom = 4;
+
+class ConsoleSession implements SwitchSession {
+  /** What ports were read to hold, and have not been told otherwise since. */
+  readonly #known = new Map<string, PortState>();
+  readonly applyPorts: SwitchSession["applyPorts"];
+  readonly #dummyVlan: number | null;
+  #lost = false;
+
+  constructor(
+    readonly target: SwitchTarget<ConsoleSettings>,
+    readonly profile: ConsoleProfile,
+    readonly channel: Channel,
+    readonly validatePort: (label: string) => void,
+  ) {
+    this.#dummyVlan = dummyOf(target.settings);
+    const { range } = profile;
+    this.applyPorts = range === undefined ? undefined : (ports, desired) => this.#applyRanges(ports, desired, range);
+  }
+
+  /** From the prompt after the login to one that commands can be given at. */
+  async begin(): Promise<void> {
+    await this.#walk("privileged");
+    // A device that knows no such command will page, which the channel can take.
+    await this.channel.command(this.profile.pagingOff).catch((error: unknown) => {
+      if (!(error instanceof CommandRefused)) throw error;
+    });
+  }
+
+  async applyPort(port: string, desired: PortState): Promise<void> {
+    await this.#named(port, async () => {
+      this.#check(port, desired);
+      const actual = await this.#actual(port);
+      if (!samePort(actual, desired)) await this.#change([port], actual, desired);
+    });
+  }
+
+  /** What the port holds; `foreignPort` when that is not sure, so that all of it is written. */
+  async #actual(port: string): Promise<PortState> {
+    if (!this.#known.has(port)) await this.#read(port);
+    return this.#known.get(port) ?? foreignPort;
+  }
+
+  async #applyRanges(ports: readonly string[], desired: PortState, range: number): Promise<void> {
+    for (const port of ports) this.#check(port, desired);
+    // Where the same lines have to be sent, they are sent once.
+    const alike = new Map<string, { actual: PortState; ports: string[] }>();
+    for (const port of ports) {
+      const actual = await this.#named(port, () => this.#actual(port));
+      if (samePort(actual, desired)) continue;
+      const key = this.profile.change(actual, desired, this.#dummyVlan).join("\n");
+      const group = alike.get(key) ?? { actual, ports: [] };
+      group.ports.push(port);
+      alike.set(key, group);
+    }
+    for (const { actual, ports: group } of alike.values()) {
+      for (let i = 0; i < group.length; i += range) {
+        const some = group.slice(i, i + range);
+        await this.#named(some.length === 1 ? some[0]! : null, () => this.#change(some, actual, desired));
+      }
+    }
+  }
+
+  async readPorts(ports: readonly string[]): Promise<Map<string, PortState>> {
+    const { showAll } = this.profile;
+    const found = new Map<string, PortState>();
+    if (showAll && ports.length >= showAllFrom) {
+      const answer = await this.#named(null, () => this.#show(showAll.command)).catch((error: unknown) => {
+        // One that does not know this command is asked port by port.
+        if (error instanceof SessionLostError) throw error;
+        return [];
+      });
+      const parts = showAll.split(answer);
+      for (const port of ports) {
+        const lines = parts.get(this.profile.canonicalPort(port));
+        const reading = lines && this.profile.parsePort(lines, port, this.#dummyVlan);
+        if (reading) found.set(port, this.#note(port, reading));
+      }
+    }
+    for (const port of ports) {
+      this.validatePort(port);
+      if (!found.has(port)) found.set(port, (await this.#named(port, () => this.#read(port))).state);
+    }
+    return found;
+  }
+
+  async save(): Promise<void> {
+    const { command, question, answer, done } = this.profile.save;
+    await this.#named(null, async () => {
+      await this.#walk("privileged");
+      const output = await this.channel.command(command, { questions: [{ asked: question, answer }] });
+      if (!output.some((line) => done.test(line))) {
+        throw new CommandRefused(command, this.channel.words(output.findLast((line) => line !== "") ?? ""));
+      }
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#lost = true;
+    this.channel.close();
+  }
+
+  /** A state that a network can want, on a port with a name that is safe to type. */
+  #check(port: string, { native, tagged }: PortState): void {
+    this.validatePort(port);
+    for (const vlan of native === null ? tagged : [native, ...tagged]) {
+      if (!Number.isInteger(vlan) || vlan < 1 || vlan > this.profile.highestVlan) throw new Unreadable(`it can't carry VLAN ${vlan}`);
+      if (vlan === this.#dummyVlan) throw new Unreadable(`VLAN ${vlan} is its dummy VLAN, so no network can be on it`);
+    }
+  }
+
+  async #change(ports: readonly string[], actual: PortState, desired: PortState): Promise<void> {
+    for (const port of ports) this.#known.delete(port);
+    await this.#walk("config");
+    await this.channel.command(this.profile.enterInterface(ports));
+    const { mode } = this.channel;
+    // Where the prompt names the interface, it has to be this one.
+    const [, named] = /-([a-z]+[\d/]+)\)#$/i.exec(mode) ?? [];
+    const right =
+      named === undefined || ports.some((port) => this.profile.canonicalPort(named.toLowerCase()) === this.profile.canonicalPort(port));
+    if (!right || !this.profile.modes.interface.prompt.test(mode)) {
+      throw new Unreadable(`the prompt does not say that this is the interface, but ends with '${this.channel.words(mode)}'`);
+    }
+    for (const line of this.profile.change(actual, desired, this.#dummyVlan)) await this.channel.command(line);
+    await this.#walk("config");
+  }
+
+  async #read(port: string): Promise<Reading> {
+    const command = this.profile.showPort(port);
+    let answer: string[] = [];
+    for (let attempt = 0; attempt < readTries; attempt++) {
+      answer = await this.#show(command);
+      const reading = this.profile.parsePort(answer, port, this.#dummyVlan);
+      if (reading) {
+        this.#note(port, reading);
+        return reading;
+      }
+    }
+    throw new Unreadable(
+      `the answer to '${command}' can't be read: '${this.channel.words(answer.filter((line) => line !== "").join(" / "))}'`,
+    );
+  }
+
+  #note(port: string, { state, unsure }: Reading): PortState {
+    if (unsure) this.#known.delete(port);
+    else this.#known.set(port, state);
+    return state;
+  }
+
+  async #show(command: string): Promise<string[]> {
+    await this.#walk("privileged");
+    return this.channel.command(command);
+  }
+
+  async #walk(to: ConsoleMode): Promise<void> {
+    const { password, enable_password: enablePassword = password } = this.target.settings;
+    const questions = [{ asked: passwordPrompt, answer: enablePassword, secret: true as const }];
+    await walk(this.channel, this.profile.modes, to, this.profile.escape, { questions });
+  }
+
+  /** Do something with a port, with errors that name the switch and the port. */
+  async #named<T>(port: string | null, work: () => Promise<T>): Promise<T> {
+    try {
+      if (this.#lost) throw new ConsoleLost("the session is over");
+      return await work();
+    } catch (error) {
+      const known = failure(this.target.label, port, error);
+      // Nothing more is typed into a console that is out of step.
+      if (known instanceof SessionLostError) await this.close();
+      throw known;
+    }
+  }
+}
+
+/** A port that holds something which no desired state says: VLAN 4095 is in no network's reach. */
+export const foreignPort: PortState = { native: null, tagged: [4095] };
+
+/** Whether a port that reads like this is a trunk for certain: only those have tagged VLANs. */
+export const isTrunk = ({ tagged }: PortState): boolean => tagged.length > 0 && !tagged.includes(4095);
+
+/** The VLANs of a list as devices print it, `1,5-7`, with remarks in parentheses; null for anything else. `all` goes up to `highest`. */
+export function parseVlans(text: string, highest = 4094): number[] | null {
+  const list = text.replace(/\([^()]*\)/g, "").trim();
+  if (/^all$/i.test(list)) return otherVlans([], highest);
+  if (/^(?:none|)$/i.test(list)) return [];
+  const vlans = new Set<number>();
+  for (const item of list.split(/[,\s]+/).filter((part) => part !== "")) {
+    const [, first, last = first] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(item) ?? [];
+    if (first === undefined || Number(first) > Number(last) || Number(last) > 4095) return null;
+    for (let vlan = Number(first); vlan <= Number(last); vlan++) vlans.add(vlan);
+  }
+  return [...vlans].toSorted((a, b) => a - b);
+}
+
+/** As devices take it: `1,5-7`, in pieces that fit on a line. */
+export function vlanLists(vlans: readonly number[]): string[] {
+  const lists: string[] = [];
+  for (const [first, last] of vlanRuns(vlans)) {
+    const item = first === last ? `${first}` : `${first}-${last}`;
+    const list = lists.at(-1);
+    if (list !== undefined && list.length + item.length < listLimit) lists[lists.length - 1] = `${list},${item}`;
+    else lists.push(item);
+  }
+  return lists;
+}
+
+const listLimit = 60;
+
+/** Every VLAN from 1 to `highest` that is not among these. */
+export function otherVlans(vlans: readonly number[], highest: number): number[] {
+  const taken = new Set(vlans);
+  return Array.from({ length: highest }, (_, i) => i + 1).filter((vlan) => !taken.has(vlan));
+}
+
+/**
+ * The fields of a `Key: value` answer, from the one to the other. An indented line continues the value above it.
+ * Null when they are not all there, or when a piece of a line stands alone before `end`: then a log line has cut it.
+ */
+export function parseFields(lines: readonly string[], first: RegExp, last: RegExp, end?: RegExp): Map<string, string> | null {
+  const from = lines.findIndex((line) => first.test(line));
+  const to = end ? lines.findIndex((line) => end.test(line)) : -1;
+  if (from < 0) return null;
+  const found = new Map<string, string>();
+  let key = "";
+  let complete = false;
+  for (const line of lines.slice(from, to < 0 ? undefined : to)) {
+    const [, name, value] = /^\s*([^:]*[^:\s])\s*:\s*(.*)$/.exec(line) ?? [];
+    if (name !== undefined && value !== undefined) {
+      complete ||= last.test(key);
+      // The same field twice: two answers ran into each other.
+      if (!complete && found.has(name)) return null;
+      if (!complete) found.set(name, value.trim());
+      key = name;
+    } else if (complete ? /^[\d,(-]/.test(line) && !/^-+( |$)/.test(line) : /^\S/.test(line)) return null;
+    else if (!complete && line.trim() !== "") found.set(key, `${found.get(key)} ${line.trim()}`);
+  }
+  return complete || last.test(key) ? found : null;
+}
