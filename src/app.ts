@@ -5,6 +5,7 @@ import type { Context } from "./context.ts";
 import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, validation } from "./errors.ts";
 import { factsOf, type RequestFacts } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
+import { driftRoutes } from "./routes/drift.ts";
 import { extensionRoutes } from "./routes/extensions.ts";
 import { headnodeRoutes } from "./routes/headnodes.ts";
 import { networkRoutes } from "./routes/networks.ts";
@@ -29,6 +30,7 @@ export function createApp(ctx: Context): App {
     .use(networkRoutes(ctx))
     .use(nicRoutes(ctx))
     .use(switchRoutes(ctx))
+    .use(driftRoutes(ctx))
     .use(headnodeRoutes(ctx))
     .use(extensionRoutes(ctx));
   if (ctx.config.auth.backend === "database") routes.use(userRoutes(ctx));
@@ -96,7 +98,7 @@ function encodePortName(request: Request): Request {
   if (!url.includes("/port/")) return request;
   const [, before, after] = /^(\w+:\/\/[^/]*(?:\/v0)?\/switch\/[^/?]+\/port\/)([^?]*)/.exec(url) ?? [];
   if (before === undefined || after === undefined) return request;
-  const verb = request.method === "POST" ? (/\/(?:connect_nic|detach_nic|revert)$/.exec(after)?.[0] ?? "") : "";
+  const verb = request.method === "POST" ? (/\/(?:connect_nic|detach_nic|revert|trust)$/.exec(after)?.[0] ?? "") : "";
   const name = after.slice(0, after.length - verb.length);
   // A name can't begin with a slash: such a path is unknown.
   if (!name.includes("/") || name.startsWith("/")) return request;

@@ -33,6 +33,8 @@ export interface Config {
     readonly sleepTimeMs: number;
     /** How often an action is tried before it ends in ERROR. */
     readonly maxTries: number;
+    /** How often the ports of every switch are compared with what they should carry; null for never. */
+    readonly verifyIntervalMs: number | null;
   };
   readonly maintenance: { readonly project: string; readonly url: string | null } | null;
   readonly allocator: (typeof allocators)[number];
@@ -43,6 +45,10 @@ export interface Config {
   readonly switches: readonly (typeof switchExtensions)[number][];
   /** Published type names of switches whose running config is not to be saved. */
   readonly unsavedSwitches: ReadonlySet<(typeof switchExtensions)[number]>;
+  /** How long a switch of each kind may take to connect and log in, and be silent within a command. */
+  readonly switchLimits: Readonly<
+    Record<(typeof switchExtensions)[number], { readonly connectTimeoutMs: number; readonly commandTimeoutMs: number }>
+  >;
   /** Unknown sections and options: one line each. */
   readonly warnings: readonly string[];
 }
@@ -201,6 +207,15 @@ function readOptions(options: Options): Config {
   const development = options.file === null;
   const poolText = options.get("haas.ext.network_allocators.vlan_pool", "vlans");
   const maintenanceProject = options.text("maintenance", "maintenance_project");
+  const verifyIntervalMs =
+    1000 *
+    options.number(
+      "network-daemon",
+      "verify_interval",
+      0,
+      (s) => s === 0 || (s >= 1 && s <= 86_400),
+      "0 or a number of seconds from 1 to 86400",
+    );
   const maintenanceUrl = options.matching("maintenance", "url", /^https?:\/\/[^\s/]+/, "an http:// or https:// address");
   if (maintenanceUrl !== null && maintenanceProject === null) {
     throw options.bad("maintenance", "url", "it is of no use without a maintenance_project");
@@ -233,6 +248,7 @@ function readOptions(options: Options): Config {
         (n) => Number.isInteger(n) && n >= 1 && n <= 1000,
         "a whole number from 1 to 1000",
       ),
+      verifyIntervalMs: verifyIntervalMs === 0 ? null : verifyIntervalMs,
     },
     maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },
     allocator: extensions.allocator,
@@ -251,8 +267,20 @@ function readOptions(options: Options): Config {
     },
     switches: extensions.switches,
     unsavedSwitches: new Set(switchExtensions.filter((name) => !options.boolean(`haas.ext.switches.${name}`, "save", true))),
+    switchLimits: readSwitchLimits(options),
     warnings: options.unknown(),
   };
+}
+
+function readSwitchLimits(options: Options): Config["switchLimits"] {
+  const ms = (name: string, option: string, fallback: number, most: number) =>
+    1000 *
+    options.number(`haas.ext.switches.${name}`, option, fallback, (s) => s >= 1 && s <= most, `a number of seconds from 1 to ${most}`);
+  const limits = switchExtensions.map((name) => [
+    name,
+    { connectTimeoutMs: ms(name, "connect_timeout", 30, 600), commandTimeoutMs: ms(name, "command_timeout", 120, 3600) },
+  ]);
+  return Object.fromEntries(limits) as Config["switchLimits"];
 }
 
 function readPool(options: Options, text: string): number[] {

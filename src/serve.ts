@@ -10,11 +10,14 @@ import { messageOf } from "./errors.ts";
 import { listen } from "./front.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
-import { SwitchRegistry } from "./hardware/switches/index.ts";
+import type { SwitchDriver } from "./hardware/switches/driver.ts";
+import { switchDrivers, SwitchRegistry, switchTypePrefix } from "./hardware/switches/index.ts";
 import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
 import { journalChannel } from "./networking/journal.ts";
+import { releaseAll } from "./networking/session.ts";
+import { startVerifier } from "./networking/verifier.ts";
 import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 
 // The composition root: the only file that builds databases, drivers and workers from a configuration.
@@ -41,7 +44,7 @@ export async function createContext(config: Config, log: Log, wake: () => void):
     obm: new ObmRegistry(
       config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm,
     ),
-    switches: new SwitchRegistry(config.switches, config.unsavedSwitches),
+    switches: new SwitchRegistry(config.switches, config.unsavedSwitches, config.switchLimits),
     headnodes: mockHeadnodes,
     allocator,
     authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
@@ -57,6 +60,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   const ctx = await createContext(config, log, () => worker?.wake());
   const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
   worker = options.networks ? startWorker(ctx) : null;
+  const verifier = worker && startVerifier(ctx);
   const listener = worker ? listenForWakes(config, log, worker) : null;
   await warnOfSurprises(ctx);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
@@ -69,7 +73,8 @@ export async function serve(config: Config, options: { port: number; host: strin
   });
   await untilSignal();
   log.info("stopping: finishing what is in hand");
-  await Promise.all([front.stop(requestGraceMs), worker?.stop(), listener?.stop()]);
+  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
+  await within(closeTimeoutMs, releaseAll());
   await within(closeTimeoutMs, ctx.db.destroy());
   log.info("stopped");
 }
@@ -86,7 +91,9 @@ function openLog(config: Config): Log {
 }
 
 /** What is legal, but may not be what somebody wants. */
-async function warnOfSurprises({ config, db, log }: Context): Promise<void> {
+async function warnOfSurprises(ctx: Context): Promise<void> {
+  const { config, db, log } = ctx;
+  await warnOfSwitches(ctx);
   if (config.file === null) {
     log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
       database: config.databaseUri,
@@ -107,6 +114,32 @@ async function warnOfSurprises({ config, db, log }: Context): Promise<void> {
   }
 }
 
+async function warnOfSwitches({ config, db, log }: Context): Promise<void> {
+  const pool = new Set(config.allocator === "vlan_pool" ? config.vlanPool : []);
+  for (const extension of config.switches) {
+    const driver: SwitchDriver = switchDrivers[extension];
+    const type = switchTypePrefix + driver.name;
+    const rows = await db.selectFrom("switch").select(["id", "label", "settings"]).where("type", "=", type).orderBy("label").execute();
+    for (const { id, label, settings } of rows) {
+      const vlan = driver.reservedVlan?.(JSON.parse(settings));
+      if (vlan !== undefined && pool.has(vlan)) {
+        log.warning("the dummy VLAN of a switch is in the VLAN pool: the network that gets it can't be used on that switch", {
+          switch: label,
+          vlan,
+        });
+      }
+      if (!driver.canonicalPort) continue;
+      // Registered by an earlier haas, which did not know.
+      const ports = await db.selectFrom("port").select("label").where("switch_id", "=", id).orderBy("id").execute();
+      for (const [first, ...more] of Map.groupBy(ports, (port) => driver.canonicalPort!(port.label)).values()) {
+        for (const { label: port } of more) {
+          log.warning("a port is registered twice: delete one of the two", { switch: label, port, as: first!.label });
+        }
+      }
+    }
+  }
+}
+
 /** Only the networking worker. `once` applies what is pending now, and returns. */
 export async function serveNetworks(config: Config, { once }: { once: boolean }): Promise<void> {
   const log = openLog(config);
@@ -114,11 +147,13 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
   try {
     if (once) return await applyPending(ctx);
     const worker = startWorker(ctx);
+    const verifier = startVerifier(ctx);
     const listener = listenForWakes(config, log, worker);
     log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
     await untilSignal();
     log.info("stopping: finishing what is in hand");
-    await Promise.all([worker.stop(), listener?.stop()]);
+    await Promise.all([worker.stop(), verifier?.stop(), listener?.stop()]);
+    await within(closeTimeoutMs, releaseAll());
   } finally {
     await ctx.db.destroy();
   }

@@ -19,8 +19,18 @@ export interface Tables {
     lease_owner: string | null;
     lease_token: Generated<number>;
     lease_until: Generated<number>;
+    host_key: string | null;
+    checked_at: number | null;
+    check_error: string | null;
   };
-  port: { id: Generated<number>; switch_id: number; label: string; suspect: string | null };
+  port: {
+    id: Generated<number>;
+    switch_id: number;
+    label: string;
+    canonical: string | null;
+    suspect: string | null;
+    drift: string | null;
+  };
   node: {
     id: Generated<number>;
     label: string;

@@ -3,11 +3,12 @@ import { type Db, translate, write } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
-import { enqueueSync } from "../networking/journal.ts";
+import { dropSync, enqueueSync, isChangePending } from "../networking/journal.ts";
 import { getNic, getNode } from "./nodes.ts";
 
-async function getSwitch(db: Db, label: string) {
-  const found = await db.selectFrom("switch").select(["id", "label", "type"]).where("label", "=", label).executeTakeFirst();
+/** With its settings, which hold the password. */
+export async function getSwitch(db: Db, label: string) {
+  const found = await db.selectFrom("switch").select(["id", "label", "type", "settings"]).where("label", "=", label).executeTakeFirst();
   if (!found) throw notFound("Switch", label);
   return found;
 }
@@ -69,27 +70,43 @@ export async function removeSwitch(db: Db, label: string): Promise<void> {
   });
 }
 
+/** Forget the key that the switch is known by: the next one that it presents is taken for its own. */
+export async function forgetHostKey(db: Db, label: string): Promise<void> {
+  await write(db, async (tx) => {
+    const { id } = await getSwitch(tx, label);
+    const { numUpdatedRows } = await tx
+      .updateTable("switch")
+      .set({ host_key: null })
+      .where("id", "=", id)
+      .where("host_key", "is not", null)
+      .executeTakeFirstOrThrow();
+    if (numUpdatedRows === 0n) throw blocked(`No host key of switch ${quote(label)} is kept.`);
+  });
+}
+
 /** Register a port, and queue the change that makes it carry nothing. */
 export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
+  const exists = () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
   await translate(
     write(ctx.db, async (tx) => {
       const parent = await getSwitch(tx, switchLabel);
-      const exists = await tx
-        .selectFrom("port")
-        .select("id")
-        .where("switch_id", "=", parent.id)
-        .where("label", "=", label)
-        .executeTakeFirst();
-      if (exists) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
-      ctx.switches.byType(parent.type).validatePort(label);
+      const ports = () => tx.selectFrom("port").select("label").where("switch_id", "=", parent.id);
+      if (await ports().where("label", "=", label).executeTakeFirst()) throw exists();
+      const driver = ctx.switches.byType(parent.type);
+      driver.validatePort(label);
+      const canonical = driver.canonicalPort?.(label) ?? label;
+      // Not by the column: what an earlier haas registered may stand there in another spelling.
+      const others = driver.canonicalPort ? await ports().execute() : [];
+      const same = others.find((other) => driver.canonicalPort?.(other.label) === canonical);
+      if (same) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} is registered already, as ${quote(same.label)}.`);
       const { id } = await tx
         .insertInto("port")
-        .values({ switch_id: parent.id, label, suspect: null })
+        .values({ switch_id: parent.id, label, canonical, suspect: null })
         .returning("id")
         .executeTakeFirstOrThrow();
       await enqueueSync(tx, { portId: id, switchId: parent.id, nextTry: 0 });
     }),
-    { onUnique: () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`) },
+    { onUnique: exists },
   );
   ctx.wake();
 }
@@ -99,18 +116,23 @@ export async function removePort(db: Db, switchLabel: string, label: string): Pr
     const port = await getPort(tx, switchLabel, label);
     const nic = await nicOnPort(tx, port.id);
     if (nic) throw blocked(`Port ${quote(label)} is still connected to nic ${quote(nic.label)} of node ${quote(nic.node)}.`);
-    const pending = await tx
-      .selectFrom("networking_action")
-      .select("id")
-      .where("port_id", "=", port.id)
-      .where("status", "=", "PENDING")
-      .where("type", "!=", "sync_port")
-      .limit(1)
-      .executeTakeFirst();
-    if (pending) throw blocked(`Port ${quote(label)} has a pending networking action.`);
-    await tx.deleteFrom("networking_action").where("port_id", "=", port.id).where("type", "=", "sync_port").execute();
+    if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
+    await dropSync(tx, port.id);
     await tx.deleteFrom("port").where("id", "=", port.id).execute();
   });
+}
+
+/** Take an administrator's word for it that a suspect port carries what it should. */
+export async function trustPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
+  const suspicion = await write(ctx.db, async (tx) => {
+    const port = await getPort(tx, switchLabel, label);
+    if (port.suspect === null) throw blocked(`Port ${quote(label)} is not suspect.`);
+    if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
+    await dropSync(tx, port.id);
+    await tx.updateTable("port").set({ suspect: null }).where("id", "=", port.id).execute();
+    return port.suspect;
+  });
+  ctx.log.warning("a suspect port was declared good by an administrator", { switch: switchLabel, port: label, suspect: suspicion });
 }
 
 export async function showPort(

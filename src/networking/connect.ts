@@ -1,11 +1,50 @@
 import { type Caller, requireAdmin, requireNodeProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
-import { type Db, write } from "../db/transaction.ts";
+import { type Db, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, HaasError, projectMismatch, quote } from "../errors.ts";
+import type { PortState } from "../hardware/switches/driver.ts";
 import { getNic, getNode } from "../inventory/nodes.ts";
 import { getPort, nicOnPort, noNic } from "../inventory/switches.ts";
-import { type Action, enqueue, findAction, isPending } from "./journal.ts";
+import { planPort, readPort, useSwitch } from "./drift.ts";
+import { type Action, desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
 import { channelsOf, getNetwork, mayUse, noAccess } from "./networks.ts";
+import type { SwitchRow } from "./session.ts";
+
+/** A change of a port that passed every check, and where it would be made. */
+interface Change {
+  action: NewAction;
+  on: SwitchRow;
+  port: string;
+}
+
+/** Checks a change in the transaction that queues it; the documented errors, in the documented order. */
+type Check = (tx: Tx) => Promise<Change>;
+
+/** Queue a change; the id of the action. */
+export async function queueChange(ctx: Context, check: Check): Promise<string> {
+  const uuid = await write(ctx.db, async (tx) => enqueue(tx, (await check(tx)).action));
+  ctx.wake();
+  return uuid;
+}
+
+export interface Plan {
+  switch: string;
+  port: string;
+  actual: PortState;
+  desired: PortState;
+  lines: readonly string[];
+}
+
+/** What a change would send to its switch, which is read for that. For administrators. */
+export async function planChange(ctx: Context, caller: Caller, check: Check): Promise<Plan> {
+  requireAdmin(caller);
+  const { action, on, port } = await write(ctx.db, check);
+  return useSwitch(ctx, on, async (session, driver) => {
+    const desired = await desiredAfter(ctx.db, action);
+    const actual = await readPort(session, on, port);
+    return { switch: on.label, port, actual, desired, lines: planPort(driver, on, port, actual, desired) };
+  });
+}
 
 /** Everything that a change of a nic has in common, checked in the documented order. */
 async function loadNic(tx: Db, caller: Caller, nodeLabel: string, nicLabel: string, networkLabel: string) {
@@ -14,40 +53,42 @@ async function loadNic(tx: Db, caller: Caller, nodeLabel: string, nicLabel: stri
   const network = await getNetwork(tx, networkLabel);
   if (node.project_id === null) throw projectMismatch(`Node ${quote(nodeLabel)} is not in a project.`);
   requireNodeProject(caller, node);
-  const port =
-    nic.port_id === null
-      ? undefined
-      : await tx
-          .selectFrom("port")
-          .innerJoin("switch", "switch.id", "port.switch_id")
-          .select(["port.id", "switch.id as switch_id", "switch.label as switch", "switch.type"])
-          .where("port.id", "=", nic.port_id)
-          .executeTakeFirst();
+  const place = nic.port_id === null ? undefined : await placeOf(tx, nic.port_id);
   const refuseIfPending = async () => {
     if (await isPending(tx, nic.id)) throw blocked(`Nic ${quote(nicLabel)} of node ${quote(nodeLabel)} has a pending networking action.`);
   };
   const attachments = () => tx.selectFrom("attachment").select(["network_id", "channel"]).where("nic_id", "=", nic.id).execute();
-  return { node, nic, network, port, projectId: node.project_id, refuseIfPending, attachments };
+  return { node, nic, network, place, projectId: node.project_id, refuseIfPending, attachments };
 }
 
-/** Queue the connection of a nic to a network; the id of the action. */
-export async function connectNetwork(
+async function placeOf(tx: Db, portId: number): Promise<{ portId: number; port: string; on: SwitchRow }> {
+  const { port, ...on } = await tx
+    .selectFrom("port")
+    .innerJoin("switch", "switch.id", "port.switch_id")
+    .select(["port.label as port", "switch.id", "switch.label", "switch.type", "switch.settings"])
+    .where("port.id", "=", portId)
+    .executeTakeFirstOrThrow();
+  return { portId, port, on };
+}
+
+/** The connection of a nic to a network. */
+export function connection(
   ctx: Context,
   caller: Caller,
   nodeLabel: string,
   nicLabel: string,
   networkLabel: string,
   channelAsked: string | undefined,
-): Promise<string> {
-  const uuid = await write(ctx.db, async (tx) => {
-    const { node, nic, network, port, projectId, refuseIfPending, attachments } = await loadNic(
+): Check {
+  return async (tx) => {
+    const { node, nic, network, place, projectId, refuseIfPending, attachments } = await loadNic(
       tx,
       caller,
       nodeLabel,
       nicLabel,
       networkLabel,
     );
-    if (!port) throw new HaasError("NotFoundError", `Nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is not connected to a port.`);
+    if (!place) throw new HaasError("NotFoundError", `Nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is not connected to a port.`);
     await refuseIfPending();
     if (!(await mayUse(tx, projectId, network))) throw noAccess(networkLabel);
     const channel = channelAsked ?? channelsOf(network)[0]!;
@@ -63,79 +104,96 @@ export async function connectNetwork(
         `${quote(channel)} is not a channel of network ${quote(networkLabel)}. There are: ${channelsOf(network).join(", ")}.`,
       );
     }
-    const driver = ctx.switches.byType(port.type);
-    if (network.vlan !== null && network.vlan > driver.highestVlan) {
-      throw blocked(`Switch ${quote(port.switch)} carries VLANs up to ${driver.highestVlan} only.`);
-    }
-    const hasNative = present.some((attachment) => attachment.channel === "vlan/native");
-    if (channel !== "vlan/native" && !hasNative && !driver.capabilities.includes("nativeless-trunk-mode")) {
-      throw blocked(`Switch ${quote(port.switch)} needs a network on channel 'vlan/native' before any other.`);
-    }
-    return enqueue(tx, {
-      type: "modify_port",
-      node,
-      nic,
-      portId: port.id,
-      switchId: port.switch_id,
-      network: { id: network.id, newLabel: network.label },
-      channel,
-    });
-  });
-  ctx.wake();
-  return uuid;
+    const { portId, port, on } = place;
+    refuseUnlessCapable(ctx, on, network.vlan, channel, present);
+    return {
+      on,
+      port,
+      action: {
+        type: "modify_port",
+        node,
+        nic,
+        portId,
+        switchId: on.id,
+        network: { id: network.id, vlan: network.vlan, newLabel: network.label },
+        channel,
+      },
+    };
+  };
 }
 
-/** Queue the removal of a network from a nic; the id of the action. */
-export async function detachNetwork(
+/** Whether the switch can carry the VLAN on this channel, beside what is present on the port. */
+function refuseUnlessCapable(
   ctx: Context,
-  caller: Caller,
-  nodeLabel: string,
-  nicLabel: string,
-  networkLabel: string,
-): Promise<string> {
-  const uuid = await write(ctx.db, async (tx) => {
-    const { node, nic, network, port, refuseIfPending, attachments } = await loadNic(tx, caller, nodeLabel, nicLabel, networkLabel);
+  { label, type, settings }: SwitchRow,
+  vlan: number | null,
+  channel: string,
+  present: readonly { channel: string }[],
+): void {
+  const driver = ctx.switches.byType(type);
+  if (vlan !== null && vlan > driver.highestVlan) throw blocked(`Switch ${quote(label)} carries VLANs up to ${driver.highestVlan} only.`);
+  if (vlan !== null && vlan === driver.reservedVlan?.(JSON.parse(settings))) {
+    throw blocked(
+      `VLAN ${vlan} is the dummy VLAN of switch ${quote(label)}, which has to carry nothing: no network on it can be used there.`,
+    );
+  }
+  const hasNative = present.some((attachment) => attachment.channel === "vlan/native");
+  if (channel !== "vlan/native" && !hasNative && !driver.capabilities.includes("nativeless-trunk-mode")) {
+    throw blocked(`Switch ${quote(label)} needs a network on channel 'vlan/native' before any other.`);
+  }
+}
+
+/** The removal of a network from a nic. */
+export function detachment(ctx: Context, caller: Caller, nodeLabel: string, nicLabel: string, networkLabel: string): Check {
+  return async (tx) => {
+    const { node, nic, network, place, refuseIfPending, attachments } = await loadNic(tx, caller, nodeLabel, nicLabel, networkLabel);
     await refuseIfPending();
     const present = await attachments();
     const attachment = present.find(({ network_id }) => network_id === network.id);
-    if (!attachment || !port) throw badArgument(`Nic ${quote(nicLabel)} is not attached to network ${quote(networkLabel)}.`);
-    const driver = ctx.switches.byType(port.type);
+    if (!attachment || !place) throw badArgument(`Nic ${quote(nicLabel)} is not attached to network ${quote(networkLabel)}.`);
+    const { portId, port, on } = place;
+    const driver = ctx.switches.byType(on.type);
     if (attachment.channel === "vlan/native" && present.length > 1 && !driver.capabilities.includes("nativeless-trunk-mode")) {
-      throw blocked(`Switch ${quote(port.switch)} needs the network on channel 'vlan/native' to be the last one to go.`);
+      throw blocked(`Switch ${quote(on.label)} needs the network on channel 'vlan/native' to be the last one to go.`);
     }
-    return enqueue(tx, {
-      type: "modify_port",
-      node,
-      nic,
-      portId: port.id,
-      switchId: port.switch_id,
-      network: { id: network.id, newLabel: null },
-      channel: attachment.channel,
-    });
-  });
-  ctx.wake();
-  return uuid;
+    return {
+      on,
+      port,
+      action: {
+        type: "modify_port",
+        node,
+        nic,
+        portId,
+        switchId: on.id,
+        network: { id: network.id, vlan: network.vlan, newLabel: null },
+        channel: attachment.channel,
+      },
+    };
+  };
 }
 
-/** Queue taking a port off every network; the id of the action. For administrators. */
-export async function revertPort(ctx: Context, switchLabel: string, portLabel: string): Promise<string> {
-  const uuid = await write(ctx.db, async (tx) => {
+/** Taking a port off every network. For administrators. */
+export function reversion(switchLabel: string, portLabel: string): Check {
+  return async (tx) => {
     const port = await getPort(tx, switchLabel, portLabel);
     const nic = await nicOnPort(tx, port.id);
     if (!nic) throw noNic(switchLabel, portLabel);
     if (await isPending(tx, nic.id)) throw blocked(`Nic ${quote(nic.label)} of node ${quote(nic.node)} has a pending networking action.`);
-    return enqueue(tx, {
-      type: "revert_port",
-      node: { id: nic.node_id, label: nic.node },
-      nic,
-      portId: port.id,
-      switchId: port.switch_id,
-      network: null,
-      channel: null,
-    });
-  });
-  ctx.wake();
-  return uuid;
+    const { on } = await placeOf(tx, port.id);
+    return {
+      on,
+      port: portLabel,
+      action: {
+        type: "revert_port",
+        node: { id: nic.node_id, label: nic.node },
+        nic,
+        portId: port.id,
+        switchId: on.id,
+        network: null,
+        channel: null,
+      },
+    };
+  };
 }
 
 /** An action as it is published. After its node was deleted, only administrators can see it. */

@@ -14,14 +14,14 @@ export type Action = Selectable<Tables["networking_action"]>;
 
 export const journalChannel = "haas_journal";
 
-interface NewAction {
+export interface NewAction {
   type: "modify_port" | "revert_port";
   node: { id: number; label: string };
   nic: { id: number; label: string };
   portId: number;
   switchId: number;
   /** `newLabel` is null when the network goes. */
-  network: { id: number; newLabel: string | null } | null;
+  network: { id: number; vlan: number | null; newLabel: string | null } | null;
   channel: string | null;
 }
 
@@ -51,19 +51,23 @@ export async function enqueue(tx: Tx, action: NewAction): Promise<string> {
   return uuid;
 }
 
-/** Have a port brought to what its attachments say, unless that is queued already. `nextTry` in milliseconds since 1970. */
+/** Have a port brought to what its attachments say. One that is queued already is not put off. `nextTry` in milliseconds since 1970. */
 export async function enqueueSync(
   tx: Tx,
   { portId, switchId, nextTry }: { portId: number; switchId: number; nextTry: number },
 ): Promise<void> {
   const queued = await tx
     .selectFrom("networking_action")
-    .select("id")
+    .select(["id", "next_try"])
     .where("port_id", "=", portId)
     .where("status", "=", "PENDING")
     .where("type", "=", "sync_port")
     .executeTakeFirst();
-  if (queued) return;
+  if (queued) {
+    if (queued.next_try <= nextTry) return;
+    await tx.updateTable("networking_action").set({ next_try: nextTry }).where("id", "=", queued.id).execute();
+    return notify(tx);
+  }
   await insert(tx, {
     uuid: crypto.randomUUID(),
     type: "sync_port",
@@ -86,7 +90,11 @@ export async function enqueueSync(
 
 async function insert(tx: Tx, row: Insertable<Tables["networking_action"]>): Promise<void> {
   await tx.insertInto("networking_action").values(row).execute();
-  // Delivered at the commit, to the workers of every process.
+  await notify(tx);
+}
+
+/** Delivered at the commit, to the workers of every process. */
+async function notify(tx: Tx): Promise<void> {
   if (isPostgres(tx)) await sql`select pg_notify(${journalChannel}, '')`.execute(tx);
 }
 
@@ -98,6 +106,42 @@ export async function isPending(db: Db, nicId: number): Promise<boolean> {
     .where("status", "=", "PENDING")
     .executeTakeFirst();
   return row !== undefined;
+}
+
+/** Whether somebody's change of the port is pending; haas's own wish to have it right does not count. */
+export async function isChangePending(db: Db, portId: number): Promise<boolean> {
+  const row = await db
+    .selectFrom("networking_action")
+    .select("id")
+    .where("port_id", "=", portId)
+    .where("status", "=", "PENDING")
+    .where("type", "!=", "sync_port")
+    .limit(1)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Drop haas's own wish to have the port right. */
+export async function dropSync(tx: Tx, portId: number): Promise<void> {
+  await tx
+    .deleteFrom("networking_action")
+    .where("port_id", "=", portId)
+    .where("status", "=", "PENDING")
+    .where("type", "=", "sync_port")
+    .execute();
+}
+
+/** The ports of a switch that wait to be brought to what their attachments say, oldest wish first. */
+export async function waitingSyncs(db: Db, switchId: number) {
+  return db
+    .selectFrom("networking_action as action")
+    .innerJoin("port", "port.id", "action.port_id")
+    .select(["port.label as port", "action.reason", "action.attempts", "action.next_try"])
+    .where("action.switch_id", "=", switchId)
+    .where("action.status", "=", "PENDING")
+    .where("action.type", "=", "sync_port")
+    .orderBy("action.id")
+    .execute();
 }
 
 export async function findAction(db: Db, uuid: string): Promise<Action | undefined> {
@@ -254,38 +298,57 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
     .limit(limit)
     .execute();
   if (rows.length === 0) return [];
-  const attachments = await db
+  const attached = await attachedTo(
+    db,
+    rows.map(({ portId }) => portId),
+  );
+  return rows.map((action) => ({
+    id: action.id,
+    uuid: action.uuid,
+    type: action.type,
+    attempts: action.attempts,
+    portId: action.portId,
+    port: action.port,
+    node: action.node,
+    nic: action.nic,
+    desired: stateOf(attachedAfter(attached.get(action.portId) ?? [], action)),
+  }));
+}
+
+interface Attached {
+  network_id: number;
+  channel: string;
+  vlan: number | null;
+}
+
+/** The attachments of the nics on these ports, by port. A port without any has no entry. */
+async function attachedTo(db: Db, portIds: readonly number[]): Promise<Map<number | null, Attached[]>> {
+  if (portIds.length === 0) return new Map();
+  const rows = await db
     .selectFrom("attachment")
     .innerJoin("nic", "nic.id", "attachment.nic_id")
     .innerJoin("network", "network.id", "attachment.network_id")
     .select(["nic.port_id", "attachment.network_id", "attachment.channel", "network.vlan"])
-    .where(
-      "nic.port_id",
-      "in",
-      rows.map(({ portId }) => portId),
-    )
+    .where("nic.port_id", "in", portIds)
     .execute();
-  const byPort = Map.groupBy(attachments, ({ port_id }) => port_id);
-  return rows.map((action) => {
-    let carried: { network_id: number; channel: string; vlan: number | null }[] = byPort.get(action.portId) ?? [];
-    if (action.type === "revert_port") carried = [];
-    else if (action.type === "modify_port" && action.network_id !== null && action.channel !== null) {
-      carried = carried.filter(({ network_id }) => network_id !== action.network_id);
-      if (action.new_network !== null)
-        carried = [...carried, { network_id: action.network_id, channel: action.channel, vlan: action.vlan }];
-    }
-    return {
-      id: action.id,
-      uuid: action.uuid,
-      type: action.type,
-      attempts: action.attempts,
-      portId: action.portId,
-      port: action.port,
-      node: action.node,
-      nic: action.nic,
-      desired: stateOf(carried),
-    };
-  });
+  return Map.groupBy(rows, ({ port_id }) => port_id);
+}
+
+/** The attachments of a port once an action on it is done. */
+function attachedAfter(
+  present: readonly Attached[],
+  {
+    type,
+    network_id,
+    new_network,
+    channel,
+    vlan,
+  }: Pick<Action, "type" | "network_id" | "new_network" | "channel"> & { vlan: number | null },
+): readonly Attached[] {
+  if (type === "revert_port") return [];
+  if (type === "sync_port" || network_id === null || channel === null) return present;
+  const others = present.filter((attachment) => attachment.network_id !== network_id);
+  return new_network === null ? others : [...others, { network_id, channel, vlan }];
 }
 
 /** What a port with these attachments carries. A network without a VLAN carries nothing. */
@@ -293,6 +356,55 @@ function stateOf(carried: readonly { channel: string; vlan: number | null }[]): 
   const native = carried.find(({ channel }) => channel === "vlan/native")?.vlan ?? null;
   const tagged = carried.flatMap(({ channel, vlan }) => (channel === "vlan/native" || vlan === null ? [] : [vlan]));
   return { native, tagged: tagged.sort((a, b) => a - b) };
+}
+
+/** The state that a port would have to be in when the action was done. */
+export async function desiredAfter(db: Db, { type, portId, network, channel }: NewAction): Promise<PortState> {
+  const present = (await attachedTo(db, [portId])).get(portId) ?? [];
+  const { id = null, vlan = null, newLabel = null } = network ?? {};
+  return stateOf(attachedAfter(present, { type, network_id: id, new_network: newLabel, channel, vlan }));
+}
+
+/** A registered port: what is plugged into it, what it has to carry, and whether that is in motion. */
+export interface Port {
+  id: number;
+  label: string;
+  node: string | null;
+  nic: string | null;
+  /** From its attachments. */
+  desired: PortState;
+  /** An action on it is pending, be it somebody's or haas's own. */
+  pending: boolean;
+  suspect: string | null;
+  /** What it carried when a check found it different, as JSON. */
+  drift: string | null;
+}
+
+/**
+ * The ports of a switch in the order of their registration.
+ * Attachments change only when an action is settled, so under the switch's lease `desired` stays as it is.
+ */
+export async function portsOf(db: Db, switchId: number): Promise<Port[]> {
+  const ports = await db
+    .selectFrom("port")
+    .leftJoin("nic", "nic.port_id", "port.id")
+    .leftJoin("node", "node.id", "nic.node_id")
+    .select(["port.id", "port.label", "port.suspect", "port.drift", "node.label as node", "nic.label as nic"])
+    .where("port.switch_id", "=", switchId)
+    .orderBy("port.id")
+    .execute();
+  const actions = await db
+    .selectFrom("networking_action")
+    .select("port_id")
+    .where("switch_id", "=", switchId)
+    .where("status", "=", "PENDING")
+    .execute();
+  const pending = new Set(actions.map(({ port_id }) => port_id));
+  const attached = await attachedTo(
+    db,
+    ports.map(({ id }) => id),
+  );
+  return ports.map((port) => ({ ...port, desired: stateOf(attached.get(port.id) ?? []), pending: pending.has(port.id) }));
 }
 
 /** How one action of a batch went. */
@@ -329,19 +441,14 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueActi
     .executeTakeFirst();
   // A sync goes away with its port.
   if (!action) return;
-  const suspect = (reason: string | null) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
+  const suspect = (reason: string) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
   const update = (values: Partial<Pick<Action, "status" | "reason" | "attempts" | "next_try" | "ended_at">>) =>
     tx.updateTable("networking_action").set(values).where("id", "=", id).execute();
   switch (outcome.kind) {
     case "pretended":
     case "done":
-      if (outcome.kind === "done") await suspect(null);
-      await tx
-        .deleteFrom("networking_action")
-        .where("port_id", "=", portId)
-        .where("status", "=", "PENDING")
-        .where("type", "=", "sync_port")
-        .execute();
+      if (outcome.kind === "done") await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
+      await dropSync(tx, portId);
       if (type === "sync_port") return;
       await recordAttachment(tx, action);
       await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
@@ -375,14 +482,17 @@ async function recordAttachment(tx: Tx, action: Action): Promise<void> {
 }
 
 /**
- * The switch can't be reached before `nextTry`: say so on every action that waits for it. Ports that
- * wait to be brought into their state are suspect until then.
+ * The switch can't be reached before `nextTry`: say so on every action that waits for it and has no reason
+ * of its own. Ports that wait to be brought into their state are suspect until then.
  */
 export async function postpone(db: Db, switchId: number, reason: string, nextTry: number): Promise<void> {
   await write(db, async (tx) => {
     await tx
       .updateTable("networking_action")
-      .set({ reason, next_try: nextTry })
+      .set({
+        reason: sql<string>`coalesce(reason, ${reason} || (select ' Port ''' || label || ''' waits for it.' from port where id = port_id), ${reason})`,
+        next_try: nextTry,
+      })
       .where("switch_id", "=", switchId)
       .where("status", "=", "PENDING")
       .where("next_try", "<", nextTry)

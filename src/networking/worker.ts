@@ -1,28 +1,9 @@
-import { readFileSync, readlinkSync } from "node:fs";
-import { hostname } from "node:os";
 import type { Context } from "../context.ts";
-import { HaasError, messageOf, quote, SwitchError } from "../errors.ts";
-import { describePort, type PortState, samePort, type SwitchDriver, type SwitchSession } from "../hardware/switches/driver.ts";
-import {
-  type BusySwitch,
-  busySwitches,
-  type DueAction,
-  dueActions,
-  type Lease,
-  lease,
-  nextDue,
-  type Outcome,
-  postpone,
-  release,
-  renew,
-  settle,
-} from "./journal.ts";
+import { HaasError, messageOf, quote, SessionLostError, SwitchError } from "../errors.ts";
+import { describePort, type PortState, samePort } from "../hardware/switches/driver.ts";
+import { type BusySwitch, busySwitches, type DueAction, dueActions, nextDue, type Outcome, postpone, settle } from "./journal.ts";
+import { HeldSwitch } from "./session.ts";
 
-const leaseMs = 60_000;
-/** Renewed when less than this is left, so that no call to a switch outlives the lease. */
-const leaseReserveMs = 40_000;
-/** The bound on each call to a switch, beyond the driver's own. */
-const callTimeoutMs = 30_000;
 const batchLimit = 64;
 /** After so many batches other switches get their turn. */
 const batchesPerLease = 100;
@@ -54,7 +35,6 @@ export function startWorker(ctx: Context): Worker {
 }
 
 class NetworkWorker implements Worker {
-  readonly #owner = thisProcess();
   readonly #inHand = new Map<number, Promise<void>>();
   /** Until when a switch that could not be reached is left alone, and why. */
   readonly #unreachable = new Map<number, { failures: number; until: number; reason: string }>();
@@ -125,7 +105,7 @@ class NetworkWorker implements Worker {
         await postpone(this.ctx.db, busy.id, wait.reason, wait.until);
         continue;
       }
-      const held = await lease(this.ctx.db, busy.id, this.#owner, isDead(busy.lease_owner) ? busy.lease_owner : null, leaseMs);
+      const held = await HeldSwitch.take(this.ctx, busy, busy.lease_owner);
       if (!held) continue;
       started++;
       const work = this.#serve(busy, held)
@@ -144,14 +124,12 @@ class NetworkWorker implements Worker {
   }
 
   /** Work on one switch in one session until nothing is due, within bounds. */
-  async #serve(busy: BusySwitch, held: Lease): Promise<void> {
+  async #serve(busy: BusySwitch, held: HeldSwitch): Promise<void> {
     const { db } = this.ctx;
-    let session: SwitchSession | null = null;
     try {
       for (let batch = 0; batch < batchesPerLease && !this.#stopping; batch++) {
         const actions = await dueActions(db, busy.id, Date.now(), batchLimit);
-        if (actions.length === 0) return;
-        if (!(await this.#holds(held))) return;
+        if (actions.length === 0 || held.lost) return;
         if (this.ctx.config.dryRun) {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
@@ -160,89 +138,132 @@ class NetworkWorker implements Worker {
           if (!(await this.#settle(busy, held, pretended))) return;
           continue;
         }
-        let driver: SwitchDriver;
         try {
-          driver = this.ctx.switches.byType(busy.type);
-          session ??= await openSession(driver, busy);
-          this.#unreachable.delete(busy.id);
+          await held.session();
         } catch (error) {
           await this.#cannotOpen(busy, held, actions, error);
           return;
         }
-        const results = await this.#apply(busy, held, driver, session, actions);
-        if (!results) return;
-        if (!(await this.#settle(busy, held, results))) return;
-        // A failed call may have left the session in any state: start afresh.
-        if (results.some(({ outcome }) => outcome.kind !== "done")) {
-          await closeSession(session);
-          session = null;
+        const failures = new Map<DueAction, unknown>();
+        const lost = await this.#apply(busy, held, actions, failures);
+        const ended = lost === null ? actions : actions.filter((action) => failures.has(action));
+        const outcomes = ended.map((action) => ({
+          action,
+          outcome: failures.has(action) ? this.#failure(action, failures.get(action), true) : { kind: "done" as const },
+        }));
+        if (!(await this.#settle(busy, held, outcomes))) return;
+        if (lost === null) {
+          this.#unreachable.delete(busy.id);
+          continue;
         }
+        // The others stay due, for a session of their own.
+        await held.endSession();
+        const reason = reasonOf(lost);
+        await postpone(db, busy.id, reason, this.#leaveAlone(busy.id, reason));
+        return;
       }
     } finally {
-      if (session) await closeSession(session);
-      await release(db, held);
+      await held.release();
     }
   }
 
-  /** Whether the switch is ours for one more call, renewing the lease when it runs short. */
-  async #holds(held: Lease): Promise<boolean> {
-    return held.until - Date.now() >= leaseReserveMs || renew(this.ctx.db, held, leaseMs);
-  }
-
-  /** Apply a batch, read it back, and save it. Null when the lease was lost on the way. */
+  /**
+   * Apply a batch, read it back, and save it. Failures of single actions go into `failures`; what is
+   * returned is why the session was lost, if it was: then only the actions with a failure have ended.
+   */
   async #apply(
     busy: BusySwitch,
-    held: Lease,
-    driver: SwitchDriver,
-    session: SwitchSession,
+    held: HeldSwitch,
     actions: readonly DueAction[],
-  ): Promise<{ action: DueAction; outcome: Outcome }[] | null> {
-    const failures = new Map<DueAction, unknown>();
-    const where = (port: string) => `Switch ${quote(busy.label)}, port ${quote(port)}`;
-    for (const action of actions) {
-      if (!(await this.#holds(held))) return null;
-      try {
-        await bounded(session.applyPort(action.port, action.desired), where(action.port));
-      } catch (error) {
-        // The others of the batch stay due, for a session of their own.
-        if (error instanceof SwitchTimeout) return [{ action, outcome: this.#failure(action, error, true) }];
-        failures.set(action, error);
-      }
-    }
-    if (!(await this.#holds(held))) return null;
-    const applied = actions.filter((action) => !failures.has(action));
+    failures: Map<DueAction, unknown>,
+  ): Promise<SessionLostError | null> {
+    /** What failed concerns these actions, and, when the session was lost, the others as well. */
+    const failed = (error: unknown, concerned: readonly DueAction[]): SessionLostError | null => {
+      for (const action of concerned) failures.set(action, error);
+      return error instanceof SessionLostError ? error : null;
+    };
+    const applied = () => actions.filter((action) => !failures.has(action));
+    // First, so that the driver knows what is on them, and writes only what differs.
     try {
-      if (applied.length > 0) {
-        const ports = applied.map(({ port }) => port);
-        const actual = await bounded(session.readPorts(ports), `Switch ${quote(busy.label)}: reading back`);
-        for (const action of applied) {
-          const state: PortState | undefined = actual.get(action.port);
-          if (!state || !samePort(state, action.desired)) {
-            failures.set(
-              action,
-              new SwitchError(
-                `${where(action.port)} should carry ${describePort(action.desired)}, but reads back ${state ? describePort(state) : "no state"}.`,
-              ),
-            );
-          }
-        }
-        if (session.save && this.ctx.switches.saves(driver)) {
-          if (!(await this.#holds(held))) return null;
-          await bounded(session.save(), `Switch ${quote(busy.label)}: saving its configuration`);
+      const ports = actions.map(({ port }) => port);
+      await held.call(ports, (session) => session.readPorts(ports));
+    } catch (error) {
+      // Otherwise the port that can't be read is told below.
+      if (error instanceof SessionLostError) return failed(error, actions);
+    }
+    for (const group of alike(actions)) {
+      try {
+        if (await this.#applyTogether(held, group)) continue;
+      } catch (error) {
+        const lost = failed(error, group);
+        if (lost) return lost;
+        // Whose fault it is shows with each of them alone.
+        for (const action of group) failures.delete(action);
+      }
+      for (const action of group) {
+        try {
+          await held.call([action.port], (session) => session.applyPort(action.port, action.desired));
+        } catch (error) {
+          const lost = failed(error, [action]);
+          if (lost) return lost;
         }
       }
-    } catch (error) {
-      for (const action of applied) if (!failures.has(action)) failures.set(action, error);
     }
-    return actions.map((action) => ({
-      action,
-      outcome: failures.has(action) ? this.#failure(action, failures.get(action), true) : { kind: "done" },
-    }));
+    const read = await this.#readBack(held, applied(), failed);
+    if (read instanceof SessionLostError) return read;
+    for (const action of applied()) {
+      const state = read.get(action.port);
+      if (state && samePort(state, action.desired)) continue;
+      const where = `Switch ${quote(busy.label)}, port ${quote(action.port)}`;
+      const says = state ? describePort(state) : "no state";
+      failures.set(action, new SwitchError(`${where} should carry ${describePort(action.desired)}, but reads back ${says}.`));
+    }
+    if (applied().length === 0 || !this.ctx.switches.saves(this.ctx.switches.byType(busy.type))) return null;
+    try {
+      await held.call([], async (session) => session.save?.());
+    } catch (error) {
+      return failed(error, applied());
+    }
+    return null;
+  }
+
+  /** Several ports at once; false where the switch does not take that. */
+  async #applyTogether(held: HeldSwitch, group: readonly DueAction[]): Promise<boolean> {
+    if (group.length < 2 || !(await held.session()).applyPorts) return false;
+    const ports = group.map(({ port }) => port);
+    await held.call(ports, (session) => session.applyPorts!(ports, group[0]!.desired));
+    return true;
+  }
+
+  /** What the ports hold now. One that can't be read is no reason to doubt the others. */
+  async #readBack(
+    held: HeldSwitch,
+    actions: readonly DueAction[],
+    failed: (error: unknown, concerned: readonly DueAction[]) => SessionLostError | null,
+  ): Promise<Map<string, PortState> | SessionLostError> {
+    const ports = actions.map(({ port }) => port);
+    if (ports.length === 0) return new Map();
+    try {
+      return await held.call(ports, (session) => session.readPorts(ports));
+    } catch (error) {
+      if (error instanceof SessionLostError) return failed(error, actions)!;
+    }
+    const found = new Map<string, PortState>();
+    for (const action of actions) {
+      try {
+        const one = await held.call([action.port], (session) => session.readPorts([action.port]));
+        for (const [port, state] of one) found.set(port, state);
+      } catch (error) {
+        const lost = failed(error, [action]);
+        if (lost) return lost;
+      }
+    }
+    return found;
   }
 
   /** What becomes of an action that failed. `touched`: the port may have changed. */
   #failure(action: DueAction, error: unknown, touched: boolean): Outcome {
-    const reason = reasonOf(error);
+    const reason = reasonOf(error, action.port);
     const attempts = action.attempts + 1;
     const nextTry = Date.now() + retryDelayMs(attempts);
     const permanent = error instanceof SwitchError && error.permanent;
@@ -256,7 +277,7 @@ class NetworkWorker implements Worker {
     return { kind: "retry", reason, nextTry, suspect: false };
   }
 
-  async #cannotOpen(busy: BusySwitch, held: Lease, actions: readonly DueAction[], error: unknown): Promise<void> {
+  async #cannotOpen(busy: BusySwitch, held: HeldSwitch, actions: readonly DueAction[], error: unknown): Promise<void> {
     // It is a try of every action that is due, not just of one batch.
     for (let due = actions; due.length > 0; due = await dueActions(this.ctx.db, busy.id, Date.now(), batchLimit)) {
       const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, false) }));
@@ -276,8 +297,8 @@ class NetworkWorker implements Worker {
   }
 
   /** False when the lease was lost: then nothing was recorded, and the switch is somebody else's. */
-  async #settle(busy: BusySwitch, held: Lease, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
-    if (!(await settle(this.ctx.db, held, results))) {
+  async #settle(busy: BusySwitch, held: HeldSwitch, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
+    if (!(await settle(this.ctx.db, held.lease, results))) {
       this.ctx.log.warning("another worker took the switch over; its actions are done again there", { switch: busy.label });
       return false;
     }
@@ -298,70 +319,13 @@ function retryDelayMs(attempts: number): number {
 }
 
 /** Why something failed, as tenants may read it: a device's words, but not those of a database. */
-const reasonOf = (error: unknown): string =>
-  error instanceof HaasError && error.type !== "ServerError" ? error.message : "haas itself failed; its log says more.";
-
-/** Connect and log in. A session that opens too late is closed. */
-async function openSession(driver: SwitchDriver, { label, settings }: BusySwitch): Promise<SwitchSession> {
-  const opening = driver.open({ label, settings: JSON.parse(settings) });
-  try {
-    return await bounded(opening, `Connecting to switch ${quote(label)}`);
-  } catch (error) {
-    if (error instanceof SwitchTimeout) opening.then(closeSession, () => {});
-    throw error;
-  }
+function reasonOf(error: unknown, port?: string): string {
+  if (!(error instanceof HaasError) || error.type === "ServerError") return "haas itself failed; its log says more.";
+  const { message } = error;
+  return port === undefined || message.includes(quote(port)) ? message : `${message} Port ${quote(port)} waits for it.`;
 }
 
-async function closeSession(session: SwitchSession): Promise<void> {
-  await bounded(session.close(), "Closing").catch(() => {});
-}
-
-/** A call that was not answered in time. It may still be under way, so its session is of no more use. */
-class SwitchTimeout extends SwitchError {}
-
-/** The result of a call to a switch, or a SwitchTimeout. */
-async function bounded<T>(call: Promise<T>, what: string): Promise<T> {
-  let timer: Timer | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new SwitchTimeout(`${what}: no answer within ${callTimeoutMs / 1000} s.`)), callTimeoutMs);
-  });
-  try {
-    return await Promise.race([call, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/**
- * This process, as a lease names its holder: the machine, since which boot, which process id, started
- * when. So a haas that comes up after a crash sees at once that the former holder is gone.
- */
-function thisProcess(): string {
-  return `${machine()} ${process.pid} ${startOf(process.pid) ?? "?"}`;
-}
-
-function machine(): string {
-  try {
-    return `${hostname()} ${readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()} ${readlinkSync("/proc/self/ns/pid")}`;
-  } catch {
-    return `${hostname()} - -`;
-  }
-}
-
-/** When the process started, in clock ticks since boot (field 22 of proc(5)'s stat), or null if there is none. */
-function startOf(pid: number): string | null {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
-  } catch {
-    return null;
-  }
-}
-
-/** Whether a lease's holder is certainly dead: it ran on this machine, and that process is no more. */
-function isDead(owner: string | null): boolean {
-  if (owner === null) return false;
-  const parts = owner.split(" ");
-  const [pid, start] = [Number(parts.at(-2)), parts.at(-1)];
-  return parts.slice(0, -2).join(" ") === machine() && start !== "?" && startOf(pid) !== start;
+/** Actions that want the same state, together; in order otherwise. */
+function alike(actions: readonly DueAction[]): DueAction[][] {
+  return [...Map.groupBy(actions, ({ desired }) => `${desired.native} ${desired.tagged.join()}`).values()];
 }

@@ -1,7 +1,8 @@
 import { t } from "elysia";
 import type { Context } from "../context.ts";
-import { connectNetwork, detachNetwork, showAction } from "../networking/connect.ts";
+import { connection, detachment, planChange, queueChange, showAction } from "../networking/connect.ts";
 import { controller, label, nothing, object, queued, reference, responses } from "./controller.ts";
+import { dryRunQuery, planned } from "./plans.ts";
 
 const detail = { tags: ["Connecting"] };
 const params = object({ node: label("Name of the node", "n1"), nic: label("Name of the nic", "nic1") });
@@ -10,30 +11,36 @@ export const nicRoutes = (ctx: Context) =>
   controller(ctx)
     .post(
       "/node/:node/nic/:nic/connect_network",
-      async ({ caller, params, body, status }) =>
-        status(202, { status_id: await connectNetwork(ctx, caller, params.node, params.nic, body.network, body.channel) }),
+      async ({ caller, params, query, body, status }) => {
+        const change = connection(ctx, caller, params.node, params.nic, body.network, body.channel);
+        if (query.dry_run === "true") return planChange(ctx, caller, change);
+        return status(202, { status_id: await queueChange(ctx, change) });
+      },
       {
         params,
-        query: nothing,
+        query: dryRunQuery,
         body: object({
           network: reference("The network", "storage"),
           channel: t.Optional(
             t.String({ description: "`vlan/native` (the default), or the network's own tagged channel", examples: ["vlan/101"] }),
           ),
         }),
-        response: responses(queued, 404, 409),
+        response: responses({ ...queued, ...planned }, 404, 409, 500),
         detail: { ...detail, summary: "Queue connecting a nic to a network" },
       },
     )
     .post(
       "/node/:node/nic/:nic/detach_network",
-      async ({ caller, params, body, status }) =>
-        status(202, { status_id: await detachNetwork(ctx, caller, params.node, params.nic, body.network) }),
+      async ({ caller, params, query, body, status }) => {
+        const change = detachment(ctx, caller, params.node, params.nic, body.network);
+        if (query.dry_run === "true") return planChange(ctx, caller, change);
+        return status(202, { status_id: await queueChange(ctx, change) });
+      },
       {
         params,
-        query: nothing,
+        query: dryRunQuery,
         body: object({ network: reference("The network", "storage") }),
-        response: responses(queued, 404, 409),
+        response: responses({ ...queued, ...planned }, 404, 409, 500),
         detail: { ...detail, summary: "Queue taking a nic off a network" },
       },
     )

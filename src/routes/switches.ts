@@ -4,8 +4,9 @@ import type { Context } from "../context.ts";
 import { validation } from "../errors.ts";
 import { switchTypePrefix } from "../hardware/switches/index.ts";
 import * as switches from "../inventory/switches.ts";
-import { revertPort } from "../networking/connect.ts";
+import { planChange, queueChange, reversion } from "../networking/connect.ts";
 import { controller, empty, label, names, nothing, object, portLabel, queued, reference, responses } from "./controller.ts";
+import { dryRunQuery, planned } from "./plans.ts";
 
 const detail = { tags: ["Switches and ports"] };
 const params = object({ switch: label("Name of the switch", "sw1") });
@@ -114,12 +115,30 @@ export const switchRoutes = (ctx: Context) =>
     })
     .post(
       "/switch/:switch/port/:port/revert",
-      async ({ params, status }) => status(202, { status_id: await revertPort(ctx, params.switch, params.port) }),
+      async ({ caller, params, query, status }) => {
+        const change = reversion(params.switch, params.port);
+        if (query.dry_run === "true") return planChange(ctx, caller, change);
+        return status(202, { status_id: await queueChange(ctx, change) });
+      },
       {
         params: portParams,
-        query: nothing,
+        query: dryRunQuery,
         body: nothing,
-        response: responses(queued, 404, 409),
+        response: responses({ ...queued, ...planned }, 404, 409, 500),
         detail: { ...detail, summary: "Queue taking a port off every network" },
       },
-    );
+    )
+    .post("/switch/:switch/port/:port/trust", ({ params }) => switches.trustPort(ctx, params.switch, params.port), {
+      params: portParams,
+      query: nothing,
+      body: nothing,
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Declare a suspect port good, without reading it back" },
+    })
+    .delete("/switch/:switch/host_key", ({ params }) => switches.forgetHostKey(ctx.db, params.switch), {
+      params,
+      query: nothing,
+      body: nothing,
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Forget the SSH host key by which a switch is known" },
+    });

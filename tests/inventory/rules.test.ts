@@ -135,6 +135,30 @@ describe.each(databases)("the inventory on %s", (kind) => {
     }
   });
 
+  test("a port that a device takes several spellings of is registered once", async () => {
+    await makeRack(service, { nodes: 1, projects: [] });
+    const driver = service.ctx.switches.byType(mockSwitch.type);
+    Object.assign(driver, { canonicalPort: (label: string) => label.toLowerCase().replaceAll(" ", "") });
+    try {
+      await ok("PUT", "/switch/sw/port/Ethernet1/42");
+      for (const spelling of ["ethernet1/42", "ethernet%201/42"]) {
+        expect(await refused("PUT", `/switch/sw/port/${spelling}`, undefined, 409, "DuplicateError")).toContain("as 'Ethernet1/42'");
+      }
+      await refused("PUT", "/switch/sw/port/Ethernet1/42", undefined, 409, "DuplicateError");
+      await refused("GET", "/switch/sw/port/ethernet1/42", undefined, 404, "NotFoundError");
+      await ok("PUT", "/switch/other", mockSwitch);
+      await ok("PUT", "/switch/other/port/ethernet1/42");
+      // Not even when two requests check at the same time.
+      const { switch_id } = await service.ctx.db.selectFrom("port").select("switch_id").where("label", "=", "p1").executeTakeFirstOrThrow();
+      const another = service.ctx.db.insertInto("port").values({ switch_id, label: "ETHERNET1/42", canonical: "ethernet1/42" });
+      await expect(another.execute()).rejects.toThrow(/unique/i);
+      await ok("DELETE", "/switch/sw/port/Ethernet1/42");
+      await ok("PUT", "/switch/sw/port/ethernet%201/42");
+    } finally {
+      Reflect.deleteProperty(driver, "canonicalPort");
+    }
+  });
+
   test("networks: who may have which, and one VLAN for one network", async () => {
     for (const project of ["p", "q"]) await ok("PUT", `/project/${project}`);
     const make = (name: string, owner: string, access: string, net_id: string) =>
@@ -355,8 +379,9 @@ describe.each(databases)("the null allocator on %s", (kind) => {
       await service.apply();
       expect(await service.ok("GET", `/networking_action/${status_id}`)).toMatchObject({ status: "DONE", channel: "null" });
       expect(await service.ok("GET", "/switch/sw/port/p1")).toEqual({ node: "n1", nic: "nic", networks: { null: "a" } });
-      const session = await service.ctx.switches.byType(mockSwitch.type).open({ label: "sw", settings: {} });
-      expect((await session.readPorts(["p1"])).get("p1")).toEqual({ native: null, tagged: [] });
+      expect((await service.ok("GET", "/switch/sw/ports/actual")).ports).toMatchObject([
+        { port: "p1", actual: { native: null, tagged: [] } },
+      ]);
     } finally {
       await service.stop();
     }

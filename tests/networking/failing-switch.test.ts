@@ -3,6 +3,7 @@ import { SwitchError } from "../../src/errors.ts";
 import { emptyPort, type PortState, type SwitchDriver, type SwitchSession, type SwitchTarget } from "../../src/hardware/switches/driver.ts";
 import { startWorker } from "../../src/networking/worker.ts";
 import { databases, makeRack, mockObm, mockSwitch, type Service, startService } from "../support/service.ts";
+import { switchTarget } from "../support/target.ts";
 
 // A switch that fails between two answers must leave nobody with a VLAN that nothing speaks of.
 
@@ -45,7 +46,7 @@ describe.each(databases)("a failing switch on %s", (kind) => {
     }
   };
   const onDevice = async (port: string): Promise<PortState | undefined> => {
-    const session = await open({ label: "sw", settings: {} });
+    const session = await open(switchTarget("sw"));
     return (await session.readPorts([port])).get(port);
   };
   const connect = async (network: string) => (await ok("POST", "/node/n1/nic/nic/connect_network", { network })).status_id as string;

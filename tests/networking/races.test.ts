@@ -312,6 +312,7 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["unique", "user_project(user_id,project_id)", "insert into user_project (user_id, project_id) values (1, 1)"],
     ["unique", "switch(label)", "insert into switch (label, type, settings) values ('s', 't', '{}')"],
     ["unique", "port(switch_id,label)", "insert into port (switch_id, label) values (1, 'a')"],
+    ["unique", "port(switch_id,canonical)", "update port set canonical = 'a'"],
     ["unique", "node(label)", "insert into node (label, obm_type, obm) values ('n', 't', '{}')"],
     ["unique", "nic(node_id,label)", "insert into nic (node_id, label, mac_addr) values (1, 'a', 'm')"],
     ["unique", "nic(port_id)", "update nic set port_id = 1 where label = 'c'"],

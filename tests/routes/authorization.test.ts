@@ -39,6 +39,15 @@ const anyone = (status: number, make: Case["make"]): Case => ({ expect: [401, st
 const ofProject = (status: number, make: Case["make"]): Case => ({ expect: [401, 401, status, status, 401], make });
 const ofAdmin = (status: number, make: Case["make"]): Case => ({ expect: [401, 401, 401, status, 401], make });
 
+const detach =
+  (query: string): Case["make"] =>
+  async (world) => {
+    const [node, network] = [await world.cabledNode(), await world.ownNetwork()];
+    await world.ok("POST", `/node/${node}/nic/nic/connect_network`, { network });
+    await service.apply();
+    return [`/node/${node}/nic/nic/detach_network${query}`, { network }];
+  };
+
 /** Calls of the document; more than one case where it depends on the object. */
 const cases: Record<string, Case[]> = {
   "GET /projects": [ofAdmin(200, async () => ["/projects"])],
@@ -153,15 +162,13 @@ const cases: Record<string, Case[]> = {
 
   "POST /node/{node}/nic/{nic}/connect_network": [
     ofProject(202, async (world) => [`/node/${await world.cabledNode()}/nic/nic/connect_network`, { network: await world.ownNetwork() }]),
+    // A dry run names the port.
+    ofAdmin(200, async (world) => [
+      `/node/${await world.cabledNode()}/nic/nic/connect_network?dry_run=true`,
+      { network: await world.ownNetwork() },
+    ]),
   ],
-  "POST /node/{node}/nic/{nic}/detach_network": [
-    ofProject(202, async (world) => {
-      const [node, network] = [await world.cabledNode(), await world.ownNetwork()];
-      await world.ok("POST", `/node/${node}/nic/nic/connect_network`, { network });
-      await service.apply();
-      return [`/node/${node}/nic/nic/detach_network`, { network }];
-    }),
-  ],
+  "POST /node/{node}/nic/{nic}/detach_network": [ofProject(202, detach("")), ofAdmin(200, detach("?dry_run=true"))],
   "GET /networking_action/{status_id}": [
     ofProject(200, async (world) => {
       const [node, network] = [await world.cabledNode(), await world.ownNetwork()];
@@ -197,7 +204,20 @@ const cases: Record<string, Case[]> = {
     }),
     ofAdmin(409, async (world) => [`/switch/${await world.cabledNode()}/port/1%2F1/detach_nic`]),
   ],
-  "POST /switch/{switch}/port/{port}/revert": [ofAdmin(202, async (world) => [`/switch/${await world.cabledNode()}/port/1%2F1/revert`])],
+  "POST /switch/{switch}/port/{port}/revert": [
+    ofAdmin(202, async (world) => [`/switch/${await world.cabledNode()}/port/1%2F1/revert`]),
+    ofAdmin(200, async (world) => [`/switch/${await world.cabledNode()}/port/1%2F1/revert?dry_run=true`]),
+  ],
+  "POST /switch/{switch}/port/{port}/trust": [ofAdmin(409, async (world) => [`/switch/${await world.switch()}/port/1%2F1/trust`])],
+  "GET /switch/{switch}/ports/actual": [ofAdmin(200, async (world) => [`/switch/${await world.switch()}/ports/actual`])],
+  "GET /switch/{switch}/reconcile": [ofAdmin(200, async (world) => [`/switch/${await world.switch()}/reconcile`])],
+  "POST /switch/{switch}/reconcile": [
+    ofAdmin(202, async (world) => [`/switch/${await world.switch()}/reconcile`]),
+    ofAdmin(200, async (world) => [`/switch/${await world.switch()}/reconcile?dry_run=true`]),
+  ],
+  "POST /switch/{switch}/test": [ofAdmin(200, async (world) => [`/switch/${await world.switch()}/test`])],
+  "DELETE /switch/{switch}/host_key": [ofAdmin(409, async (world) => [`/switch/${await world.switch()}/host_key`])],
+  "GET /drift": [ofAdmin(200, async () => ["/drift"])],
 
   "GET /headnode_images/": [anyone(200, async () => ["/headnode_images/"])],
   "GET /headnode_images": [anyone(200, async () => ["/headnode_images"])],
