@@ -1,6 +1,6 @@
 import cac from "cac";
 import { type Arguments, type Command, type OptionName, type Options, optionSpecs, UsageError } from "./command.ts";
-import { detail, findCommand, helpFor, optionsOf, shapeOf } from "./help.ts";
+import { detail, findCommand, helpFor, optionsOf, shapeOf, valueOf } from "./help.ts";
 import { nearest, unknownCommand } from "./suggest.ts";
 
 /** What a command line asks for. */
@@ -86,11 +86,11 @@ export function readCommandLine(argv: readonly string[], commands: readonly Comm
 function optionLength(words: readonly string[], index: number, options: readonly OptionName[]): 0 | 1 | 2 {
   const word = words[index]!;
   for (const option of options) {
-    const spec = optionSpecs[option];
-    if (!("value" in spec)) {
-      if (word === spec.flag) return 1;
-    } else if (word.startsWith(`${spec.flag}=`)) return 1;
-    else if (word === spec.flag) return 2;
+    const { flag } = optionSpecs[option];
+    if (valueOf(option) === null) {
+      if (word === flag) return 1;
+    } else if (word.startsWith(`${flag}=`)) return 1;
+    else if (word === flag) return 2;
   }
   return 0;
 }
@@ -134,24 +134,25 @@ function sortWords(words: readonly string[], options: readonly OptionName[], ver
  * option stands where a password is due, that word is the password.
  */
 function bindWords(command: Command, words: readonly string[]): Words {
-  const options = optionsOf(command);
-  let failure: unknown;
-  let sorted: Words | null = null;
-  try {
-    sorted = sortWords(words, options, []);
-  } catch (error) {
-    failure = error;
-  }
-  const args = Object.values(argumentsFor(command, sorted?.values ?? words)).map(detail);
+  const attempt = (verbatim: readonly boolean[]): Words | UsageError => {
+    try {
+      return sortWords(words, optionsOf(command), verbatim);
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      return new UsageError(error.message, command);
+    }
+  };
+  const sorted = attempt([]);
+  const args = Object.values(argumentsFor(command, sorted instanceof UsageError ? words : sorted.values)).map(detail);
   const required = args.filter(({ optional }) => !optional).length;
-  if (sorted && sorted.values.length >= required) return sorted;
+  if (!(sorted instanceof UsageError) && sorted.values.length >= required) return sorted;
   const verbatim = args.map((argument) => argument.verbatim === true);
   if (verbatim.includes(true)) {
-    const literal = sortWords(words, options, verbatim);
-    if (literal.values.length >= required && literal.values.length <= args.length) return literal;
+    const literal = attempt(verbatim);
+    if (!(literal instanceof UsageError) && literal.values.length >= required && literal.values.length <= args.length) return literal;
   }
-  if (sorted) return sorted;
-  throw failure instanceof UsageError ? new UsageError(failure.message, command) : failure;
+  if (sorted instanceof UsageError) throw sorted;
+  return sorted;
 }
 
 /** The arguments of a command; with variants, those that the second word chooses. */
@@ -177,8 +178,8 @@ function runCac(
   const shape = Object.entries(args).map(([name, argument]) => (detail(argument).optional ? `[${name}]` : `<${name}>`));
   const registered = cli.command([command.name, ...shape].join(" "), command.about);
   for (const option of optionsOf(command)) {
-    const spec = optionSpecs[option];
-    registered.option("value" in spec ? `${spec.flag} <${spec.value}>` : spec.flag, spec.about);
+    const { flag, about } = optionSpecs[option];
+    registered.option(valueOf(option) === null ? flag : `${flag} <value>`, about);
   }
   const { args: guarded, options } = cli.parse(["bun", "haas", command.name, ...values.map((value) => guard + value), ...flags], {
     run: false,
@@ -202,7 +203,24 @@ function runCac(
     if (choices && !choices.includes(value)) throw new UsageError(`'${value}' is not one of: ${choices.join(", ")}.`, command);
     named[name] = value;
   }
-  return { values: named, options: unguard(options) };
+  const given = unguard(options);
+  checkOptions(command, values[1], given);
+  return { values: named, options: given };
+}
+
+/** Refuse an option that another variant has, and a value that an option does not take. */
+function checkOptions(command: Command, variant: string | undefined, given: Options): void {
+  for (const option of optionsOf(command)) {
+    const value = given[option];
+    if (value === undefined) continue;
+    const spec = optionSpecs[option];
+    if (command.variantOptions && !optionsOf(command, variant).includes(option)) {
+      throw new UsageError(`'${variant}' has no option ${spec.flag}.`, command, variant);
+    }
+    if ("choices" in spec && !spec.choices.some((choice) => choice === value)) {
+      throw new UsageError(`${spec.flag}: '${value}' is not one of: ${spec.choices.join(", ")}.`, command, variant);
+    }
+  }
 }
 
 function unguard(options: Readonly<Record<string, unknown>>): Options {

@@ -17,35 +17,51 @@ export type Argument =
 export type Arguments = Readonly<Record<string, Argument>>;
 
 /** The words of the command line, by argument. */
-type Values<A extends Arguments> = { readonly [K in keyof A]: A[K] extends { optional: true } ? string | undefined : string };
+export type Values<A extends Arguments> = { readonly [K in keyof A]: A[K] extends { optional: true } ? string | undefined : string };
+
+/** How an option is written. `value` names the word after it; with `choices` it is one of those. */
+interface OptionSpec {
+  readonly flag: string;
+  readonly value?: string;
+  readonly choices?: readonly string[];
+  readonly about: string;
+}
 
 /** Every option that there is. A command has those that it names, and `config` and (clients) `json`. */
 export const optionSpecs = {
   config: { flag: "--config", value: "FILE", about: "use this haas.cfg" },
   json: { flag: "--json", about: "print the answer of the API, as JSON" },
-  wait: { flag: "--wait", about: "follow the networking action to its end; exit 1 if it ends in ERROR" },
+  wait: { flag: "--wait", about: "follow what was queued to its end; exit 1 if it fails" },
   force: { flag: "--force", about: "reset the node instead of switching it off and on" },
   host: { flag: "--host", value: "ADDRESS", about: "listen on this address (default 127.0.0.1)" },
   networks: { flag: "--no-networks", about: "leave networking to `haas serve_networks`" },
   once: { flag: "--once", about: "apply what is pending, then exit" },
   dryRun: { flag: "--dry-run", about: "print the commands instead of running them" },
-} as const satisfies Record<string, { flag: string; value?: string; about: string }>;
+  recording: { flag: "--recording", about: "print also what was sent and received" },
+  transport: { flag: "--transport", choices: ["ssh", "telnet"], about: "how to reach the console (default ssh)" },
+  keyFile: { flag: "--key-file", value: "FILE", about: "a private key on the server, to log in with" },
+  enablePassword: {
+    flag: "--enable-password",
+    value: "PASSWORD",
+    about: "password of the enable mode; - reads it from standard input, after the login password",
+  },
+  legacyAlgorithms: { flag: "--legacy-algorithms", about: "offer the SSH algorithms of old switches, too" },
+  tls: {
+    flag: "--tls",
+    choices: ["off", "verify", "insecure"],
+    about: "HTTPS: not at all, with a certificate that is checked, or with any",
+  },
+  caFile: { flag: "--ca-file", value: "FILE", about: "certificates on the server that the switch's is checked against" },
+} as const satisfies Record<string, OptionSpec>;
 
 export type OptionName = keyof typeof optionSpecs;
 
 /** Options as given. `networks` is false after `--no-networks`. */
-export interface Options {
-  readonly config?: string;
-  readonly json?: boolean;
-  readonly wait?: boolean;
-  readonly force?: boolean;
-  readonly host?: string;
-  readonly networks?: boolean;
-  readonly once?: boolean;
-  readonly dryRun?: boolean;
-}
+export type Options = {
+  readonly [Name in OptionName]?: (typeof optionSpecs)[Name] extends { value: string } | { choices: readonly string[] } ? string : boolean;
+};
 
-interface Described<A extends Arguments> {
+export interface Described<A extends Arguments> {
   /** The published name, `node_register`. */
   readonly name: string;
   /** The grouped name, `node register`. */
@@ -55,6 +71,8 @@ interface Described<A extends Arguments> {
   /** Complete arguments by the value of the second one, where they depend on it. */
   readonly variants?: Readonly<Record<string, Arguments>>;
   readonly options?: readonly OptionName[];
+  /** Options that only some variants have, by the same value. */
+  readonly variantOptions?: Readonly<Record<string, readonly OptionName[]>>;
 }
 
 /** A command that makes one call to the server. */
@@ -67,9 +85,11 @@ export interface ClientCommand<A extends Arguments = any> extends Described<A> {
   readonly action?: (values: Values<A>, answer: unknown) => string;
 }
 
-/** A command that does its work here. */
+/** A command that does its work here, or asks the server more than once (see conversation.ts). */
 export interface LocalCommand<A extends Arguments = any> extends Described<A> {
   readonly kind: "local";
+  /** It talks to the server, and has `--json`. */
+  readonly json?: true;
   /** `config` reads haas.cfg, and prints its warnings. */
   run(values: Values<A>, options: Options, config: () => Config): Promise<void>;
 }

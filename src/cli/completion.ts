@@ -1,4 +1,4 @@
-import { type Argument, type Command, optionSpecs } from "./command.ts";
+import { type Argument, type Command, type OptionName, optionSpecs } from "./command.ts";
 import { detail, optionsOf, secondWords, spellings } from "./help.ts";
 
 export const shells = ["bash", "zsh", "fish"] as const;
@@ -34,6 +34,12 @@ function following(command: Command): string[] {
   return [...choices, ...Object.keys(command.variants ?? {}), ...optionsOf(command).map((option) => optionSpecs[option].flag), "--help"];
 }
 
+/** The options whose values are known, with them. */
+const optionChoices = (Object.keys(optionSpecs) as OptionName[]).flatMap((option) => {
+  const spec = optionSpecs[option];
+  return "choices" in spec ? [{ flag: spec.flag, choices: spec.choices.join(" ") }] : [];
+});
+
 /** Cases for the spellings of this many words. */
 const cases = (commands: readonly Command[], count: 1 | 2, word: (list: string) => string) =>
   commands
@@ -53,6 +59,9 @@ _haas() {
     COMPREPLY=($(compgen -f -- "$cur"))
     return
   fi
+  case \${COMP_WORDS[COMP_CWORD-1]} in
+${optionChoices.map(({ flag, choices }) => `    ${flag}) COMPREPLY=($(compgen -W '${choices}' -- "$cur")); return ;;`).join("\n")}
+  esac
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W '${first.join(" ")} --help --version --json --config' -- "$cur"))
     return
@@ -89,6 +98,9 @@ _haas() {
     _files
     return
   fi
+  case \${words[CURRENT-1]} in
+${optionChoices.map(({ flag, choices }) => `    ${flag}) compadd -- ${choices}; return ;;`).join("\n")}
+  esac
   if (( CURRENT == 2 )); then
     compadd -- ${first.join(" ")} --help --version --json --config
     return
@@ -141,6 +153,7 @@ function fish(first: readonly string[], groups: ReadonlyMap<string, readonly str
   return `# fish completion for haas: haas completion fish | source
 complete -c haas -f
 complete -c haas -l config -r -F -d 'use this haas.cfg'
+${optionChoices.map(({ flag, choices }) => `complete -c haas -l ${flag.slice(2)} -x -a '${choices}'`).join("\n")}
 ${lines.join("\n")}
 `;
 }

@@ -27,11 +27,24 @@ export const secondWords = (commands: readonly Command[], word: string): string[
 const groupOf = (commands: readonly Command[], word: string): Command[] =>
   commands.filter((command) => spellings(command).some((spelling) => spelling.startsWith(`${word} `)));
 
-export const optionsOf = (command: Command): OptionName[] => [
+/** What a command has as options: in one of its variants, or else in any. */
+export const optionsOf = (command: Command, variant?: string): OptionName[] => [
   ...(command.options ?? []),
-  ...(command.kind === "client" ? (["json"] as const) : []),
+  ...new Set(
+    Object.entries(command.variantOptions ?? {})
+      .filter(([name]) => variant === undefined || name === variant)
+      .flatMap(([, options]) => options),
+  ),
+  ...(command.kind === "client" || command.json ? (["json"] as const) : []),
   "config",
 ];
+
+/** What stands for an option's value, or null where it takes none. */
+export function valueOf(option: OptionName): string | null {
+  const spec = optionSpecs[option];
+  if ("choices" in spec) return spec.choices.join("|");
+  return "value" in spec ? spec.value : null;
+}
 
 export const detail = (argument: Argument) => (typeof argument === "string" ? { about: argument } : argument);
 
@@ -44,7 +57,8 @@ export function usageLines(command: Command, wanted?: string): string[] {
     const words = Object.entries(args).map(([name, argument]) => {
       return variant !== null && name === "subtype" ? variant : shapeOf(name, argument);
     });
-    const options = (command.options ?? []).map((option) => `[${flagText(option)}]`);
+    const names = [...(command.options ?? []), ...((variant !== null && command.variantOptions?.[variant]) || [])];
+    const options = names.map((option) => `[${flagText(option)}]`);
     return [command.name, ...words, ...options].join(" ");
   });
 }
@@ -57,8 +71,8 @@ export function shapeOf(name: string, argument: Argument): string {
 }
 
 function flagText(option: OptionName): string {
-  const spec = optionSpecs[option];
-  return "value" in spec ? `${spec.flag} ${spec.value}` : spec.flag;
+  const value = valueOf(option);
+  return value === null ? optionSpecs[option].flag : `${optionSpecs[option].flag} ${value}`;
 }
 
 /** What `haas help …` prints, or null when there is no such command or group. */

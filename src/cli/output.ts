@@ -9,7 +9,7 @@ export type Answer = (value: unknown, terminal: boolean) => string;
 /** The server's answer is not of the published shape: most likely it is not a haas server. */
 class UnexpectedAnswerError extends Error {}
 
-const unexpected = () => new UnexpectedAnswerError("The answer is not one that a haas server gives; is the endpoint right?");
+export const unexpected = () => new UnexpectedAnswerError("The answer is not one that a haas server gives; is the endpoint right?");
 
 /** Text of any value as it stands in a cell or after a colon. */
 function cell(value: unknown): string {
@@ -32,9 +32,14 @@ export const rows =
     const body = Object.entries(value)
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([key, row]) => [key, ...Object.values(columns).map((read) => cell(isObject(row) ? read(row) : row))]);
-    if (!terminal) return lines(body.map((row) => row.join("\t")));
-    return body.length === 0 ? "" : table([[keyTitle, ...Object.keys(columns)].map((title) => title.toUpperCase()), ...body]);
+    return tabular([keyTitle, ...Object.keys(columns)], body, terminal);
   };
+
+/** Rows under their titles; without titles in a pipe. */
+export function tabular(titles: readonly string[], body: readonly (readonly string[])[], terminal: boolean): string {
+  if (!terminal) return lines(body.map((row) => row.join("\t")));
+  return body.length === 0 ? "" : table([titles.map((title) => title.toUpperCase()), ...body]);
+}
 
 /** One object as facts, its parts by dotted keys: `nics.nic1.port: gi1/0/1`. */
 export const facts: Answer = (value, terminal) => {
@@ -72,11 +77,11 @@ function flatten(value: Record<string, unknown>, prefix: string): [string, strin
 }
 
 /** Columns padded to their widest cell. */
-function table(cells: readonly (readonly string[])[]): string {
+export function table(cells: readonly (readonly string[])[]): string {
   const widths: number[] = [];
   for (const row of cells) for (const [i, text] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, Bun.stringWidth(text));
   const pad = (text: string, i: number) => text + " ".repeat(widths[i]! - Bun.stringWidth(text));
   return lines(cells.map((row) => row.map(pad).join("  ").trimEnd()));
 }
 
-const lines = (list: readonly string[]): string => list.map((line) => `${line}\n`).join("");
+export const lines = (list: readonly string[]): string => list.map((line) => `${line}\n`).join("");

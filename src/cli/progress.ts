@@ -1,7 +1,7 @@
-import { type Client, isObject, UnreachableError } from "../client/http.ts";
+import { type Call, type Client, isObject, UnreachableError } from "../client/http.ts";
 
 /** A line of standard error that shows that work goes on; nothing when that is not a terminal. */
-interface Progress {
+export interface Progress {
   show(text: string): void;
 }
 
@@ -42,47 +42,73 @@ export async function withProgress<T>(text: string, work: (progress: Progress) =
 /** On one line, and without anything that a terminal would obey. */
 export const printable = (text: string): string => text.replace(/\p{Cc}+/gu, " ").trim();
 
+/** The same for a line that a device takes or gives: every character stays in its column. */
+export const deviceLine = (text: string): string => text.replace(/\p{Cc}/gu, " ").trimEnd();
+
 const firstPauseMs = 100;
 const longestPauseMs = 2000;
 const longestWaitMs = 3_600_000;
 /** A server that restarts meanwhile is waited for. */
 const toleratedSilenceMs = 30_000;
 
-/** The networking action did not end well. */
+/** What was queued did not end well. */
 export class ActionError extends Error {}
 
-/** Ask for a networking action until it has ended. The last answer. */
-export async function followAction(
+/** Work of the server that goes on until an answer says that it has ended. */
+interface Followed<T> {
+  readonly call: Call;
+  /** How a sentence about it begins, and the command that asks for it later. */
+  readonly name: string;
+  readonly later: string;
+  /** What is shown while it goes on, or what it ended with. Throws when the answer is of neither kind. */
+  read(answer: unknown): { pending: string } | { ended: T };
+}
+
+/** Ask until it has ended, for an hour. */
+export async function follow<T>(
   client: Client,
-  id: string,
+  { call, name, later, read }: Followed<T>,
   progress: Progress,
   silenceMs = toleratedSilenceMs,
-): Promise<Record<string, unknown>> {
+): Promise<T> {
   const started = performance.now();
   let pauseMs = firstPauseMs;
   let heard = started;
   while (performance.now() - started < longestWaitMs) {
     try {
-      const action = await client.call({ method: "GET", path: ["networking_action", id] });
+      const answer = await client.call(call);
       heard = performance.now();
-      if (!isObject(action) || typeof action.status !== "string") {
-        throw new ActionError(`The answer about networking action ${id} is not one that a haas server gives.`);
-      }
-      if (action.status !== "PENDING") return action;
-      progress.show(describe(action));
+      const now = read(answer);
+      if ("ended" in now) return now.ended;
+      progress.show(now.pending);
     } catch (error) {
       if (!(error instanceof UnreachableError)) throw error;
-      if (performance.now() - heard >= silenceMs) {
-        throw new ActionError(`${error.message} The action goes on; ask with haas show_networking_action ${id}.`);
-      }
+      if (performance.now() - heard >= silenceMs) throw new ActionError(`${error.message} ${name} goes on; ask with ${later}.`);
     }
     await Bun.sleep(pauseMs);
     pauseMs = Math.min(longestPauseMs, pauseMs * 1.5);
   }
-  throw new ActionError(
-    `Networking action ${id} is still pending after ${longestWaitMs / 60_000} minutes; see haas show_networking_action ${id}.`,
-  );
+  throw new ActionError(`${name} is still pending after ${longestWaitMs / 60_000} minutes; ask with ${later}.`);
 }
+
+/** Ask for a networking action until it has ended. The last answer. */
+export const followAction = (client: Client, id: string, progress: Progress, silenceMs?: number): Promise<Record<string, unknown>> =>
+  follow(
+    client,
+    {
+      call: { method: "GET", path: ["networking_action", id] },
+      name: "The action",
+      later: `haas show_networking_action ${id}`,
+      read(action) {
+        if (!isObject(action) || typeof action.status !== "string") {
+          throw new ActionError(`The answer about networking action ${id} is not one that a haas server gives.`);
+        }
+        return action.status === "PENDING" ? { pending: describe(action) } : { ended: action };
+      },
+    },
+    progress,
+    silenceMs,
+  );
 
 function describe(action: Record<string, unknown>): string {
   const parts = [`${String(action.node)} ${String(action.nic)}: pending`];

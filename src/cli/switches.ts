@@ -1,7 +1,11 @@
-import { type Arguments, client } from "./command.ts";
+import { type Arguments, client, type OptionName, optionSpecs, type Options } from "./command.ts";
+import { driftCommands } from "./drift.ts";
+import { withDryRun } from "./dry-run.ts";
 import { queuedAction } from "./networks.ts";
 import { facts, names, only } from "./output.ts";
+import { reconcileCommand } from "./reconcile.ts";
 import { readSecret } from "./secret.ts";
+import { switchTestCommand } from "./switch-test.ts";
 
 const switchName = "name of the switch";
 const port = "name of the port, as the switch knows it";
@@ -36,6 +40,27 @@ const switchArguments: Readonly<Record<string, Arguments>> = {
   },
 };
 
+const consoleOptions = ["transport", "keyFile", "enablePassword", "legacyAlgorithms"] as const;
+const restOptions = ["tls", "caFile"] as const;
+
+/** The optional fields that a kind of switch takes as options. A test compares them with the drivers, too. */
+const switchOptions: Readonly<Record<string, readonly OptionName[]>> = {
+  powerconnect55xx: consoleOptions,
+  nexus: consoleOptions,
+  delln3000: consoleOptions,
+  brocade: restOptions,
+  dellnos9: restOptions,
+};
+
+/** The fields of a registration that were given as options: `--key-file` is `key_file`. */
+function optionFields(options: Options): Record<string, string | boolean> {
+  const given = [...consoleOptions, ...restOptions].map((option) => [
+    optionSpecs[option].flag.slice(2).replaceAll("-", "_"),
+    options[option],
+  ]);
+  return Object.fromEntries(given.filter(([, value]) => value !== undefined));
+}
+
 /** The names of the API where the command line's are shorter. */
 const fieldOf: Readonly<Record<string, string>> = { host: "hostname", user: "username", bridge: "ovs_bridge" };
 
@@ -48,10 +73,15 @@ export const switchCommands = [
     about: "register a switch and how to reach it",
     args: head,
     variants: Object.fromEntries(Object.entries(switchArguments).map(([subtype, args]) => [subtype, { ...head, ...args }])),
-    call: async ({ switch: label, subtype, ...others }) => {
+    variantOptions: switchOptions,
+    call: async ({ switch: label, subtype, ...others }, options) => {
       const values: Record<string, string> = others;
-      if (values.password !== undefined) values.password = await readSecret(values.password);
-      const settings = Object.fromEntries(Object.entries(values).map(([name, value]) => [fieldOf[name] ?? name, value]));
+      const settings: Record<string, string | boolean> = optionFields(options);
+      for (const [name, value] of Object.entries(values)) settings[fieldOf[name] ?? name] = value;
+      // One after the other: both may be lines of standard input, in this order.
+      for (const field of ["password", "enable_password"]) {
+        if (typeof settings[field] === "string") settings[field] = await readSecret(settings[field]);
+      }
       return { method: "PUT", path: ["switch", label], body: { type: switchTypePrefix + subtype, ...settings } };
     },
   }),
@@ -78,6 +108,16 @@ export const switchCommands = [
     call: (a) => ({ method: "GET", path: ["switch", a.switch] }),
     answer: facts,
   }),
+  switchTestCommand,
+  client({
+    name: "switch_forget_host_key",
+    grouped: "switch forget_host_key",
+    about: "forget the SSH host key of a switch; the one that it presents next is kept",
+    args: { switch: switchName },
+    call: (a) => ({ method: "DELETE", path: ["switch", a.switch, "host_key"] }),
+  }),
+  ...driftCommands,
+  reconcileCommand,
   client({
     name: "port_register",
     grouped: "port register",
@@ -106,15 +146,24 @@ export const switchCommands = [
     args: { switch: switchName, port },
     call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "detach_nic"] }),
   }),
+  withDryRun(
+    client({
+      name: "port_revert",
+      grouped: "port revert",
+      about: "take a port off every network; prints the id of the networking action",
+      args: { switch: switchName, port },
+      options: ["wait"],
+      call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "revert"] }),
+      answer: only("status_id"),
+      action: queuedAction,
+    }),
+  ),
   client({
-    name: "port_revert",
-    grouped: "port revert",
-    about: "take a port off every network; prints the id of the networking action",
+    name: "port_trust",
+    grouped: "port trust",
+    about: "say that a suspect port is good, without reading it back",
     args: { switch: switchName, port },
-    options: ["wait"],
-    call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "revert"] }),
-    answer: only("status_id"),
-    action: queuedAction,
+    call: (a) => ({ method: "POST", path: ["switch", a.switch, "port", a.port, "trust"] }),
   }),
   client({
     name: "show_port",

@@ -21,6 +21,29 @@ describe("wrong usage prints the usage and ends with 2", () => {
       ["switch_register", "s1", "mock", "h", "u"],
       "Error: Missing: <password>.\nUsage:\n  haas switch_register <switch> mock <host> <user> <password>\n",
     ],
+    [
+      ["switch_register", "s1", "mock", "h", "u", "p", "--transport", "telnet"],
+      "Error: 'mock' has no option --transport.\nUsage:\n  haas switch_register <switch> mock <host> <user> <password>\n",
+    ],
+    [["switch_register", "s1", "ovs", "br", "--legacy-algorithms"], "'ovs' has no option --legacy-algorithms.", "<bridge> [database]\n"],
+    [["--tls", "off", "switch_register", "s1", "nexus", "h", "u", "p", "17"], "'nexus' has no option --tls.", "[--transport ssh|telnet]"],
+    [
+      ["switch_register", "s1", "brocade", "h", "u", "p", "Ten", "--tls", "on"],
+      "--tls: 'on' is not one of: off, verify, insecure.",
+      "Usage:",
+    ],
+    [["switch_register", "s1", "nexus", "h", "u", "p", "17", "--key-file="], "--key-file needs a value.", "Usage:"],
+    [
+      ["switch_register", "s1", "nexus", "h", "u", "p", "17", "--tarnsport", "ssh"],
+      "no option --tarnsport here. Did you mean --transport?",
+    ],
+    [
+      ["port_revert", "s1", "p", "--dry-run", "--wait"],
+      "--dry-run queues nothing that --wait could follow.",
+      "haas port_revert <switch> <port>",
+    ],
+    [["switch_reconcile", "s1", "--dry-run", "--wait"], "--dry-run queues nothing", "haas switch_reconcile <switch> [--wait] [--dry-run]"],
+    [["switch_test", "a/b"], "'a/b' can't be a name", "haas switch_test <switch> [--recording]"],
     [["serve", "--no-network"], "no option --no-network here. Did you mean --no-networks?", "haas serve [port]"],
     [["node_connect_network", "n1", "nic1", "net", "--wiat"], "no option --wiat here. Did you mean --wait?", "Usage:"],
     [["list_nodes", "--jsn"], "no option --jsn here. Did you mean --json?", "Usage:"],
@@ -152,6 +175,10 @@ describe("completion", () => {
     expect(await offered(out, ["haas", "serve", "--"])).toEqual(["--host", "--no-networks", "--config", "--help"]);
     expect(await offered(out, ["haas", "serve", "networks", "--o"])).toEqual(["--once"]);
     expect(await offered(out, ["haas", "node", "--"])).toEqual(["--help"]);
+    expect(await offered(out, ["haas", "switch", "re"])).toEqual(["register", "reconcile"]);
+    expect(await offered(out, ["haas", "switch", "register", "s1", "nexus", "--t"])).toEqual(["--transport", "--tls"]);
+    expect(await offered(out, ["haas", "switch_register", "--tls", ""])).toEqual(["off", "verify", "insecure"]);
+    expect(await offered(out, ["haas", "switch_drift", "--"])).toEqual(["--json", "--config", "--help"]);
   });
 
   for (const shell of ["zsh", "fish"]) {

@@ -79,6 +79,27 @@ describe("a value is never reinterpreted", () => {
     });
   }
 
+  // Neither do the options of a switch take a password away.
+  for (const password of ["--transport", "--tls=off", "--legacy-algorithms", "--enable-password"]) {
+    test(`the switch's password ${password}`, async () => {
+      expect((await only(["switch_register", "s1", "mock", "h", "u", password])).body).toMatchObject({ password });
+      expect((await only(["switch_register", "s1", "nexus", "h", "u", password, "17"])).body).toEqual({
+        type: expect.any(String),
+        hostname: "h",
+        username: "u",
+        password,
+        dummy_vlan: "17",
+      });
+    });
+  }
+
+  for (const value of ["0123", "1e5", "-secret", "--json", "=", "true"]) {
+    test(`the enable password ${value}`, async () => {
+      const { body } = await only(["switch_register", "s1", "powerconnect55xx", "h", "u", "p", "--enable-password", value]);
+      expect(body).toMatchObject({ password: "p", enable_password: value });
+    });
+  }
+
   test("after -- every word is a value", async () => {
     expect((await only(["project_create", "--", "--json"])).path).toBe("/project/--json");
     expect((await only(["project_create", "--", "--"])).path).toBe("/project/--");
@@ -118,6 +139,22 @@ describe("a password from standard input", () => {
       expect(requests[0]!.body).toEqual({ password, is_admin: false });
     });
   }
+
+  test("and the enable password after it", async () => {
+    for (const [argv, secrets] of [
+      [["p", "17", "--enable-password", "-"], { password: "p", enable_password: "first" }],
+      [["-", "17", "--enable-password", "e"], { password: "first", enable_password: "e" }],
+      [["-", "17", "--enable-password=-"], { password: "first", enable_password: "second" }],
+    ] as const) {
+      const { requests } = await server.run(["switch_register", "s1", "nexus", "h", "u", ...argv], [], { stdin: "first\nsecond\n" });
+      expect(requests[0]!.body).toMatchObject(secrets);
+    }
+    const { status, err } = await server.run(["switch_register", "s1", "nexus", "h", "u", "-", "17", "--enable-password", "-"], [], {
+      stdin: "first\n",
+    });
+    expect(status).toBe(2);
+    expect(err).toContain("no password on standard input");
+  });
 
   test("none is wrong usage", async () => {
     const { status, err, requests } = await server.run(["user_create", "bob", "-", "regular"], [], { stdin: "" });

@@ -1,0 +1,378 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { secrets } from "../support/secrets.ts";
+import { startServer } from "../support/server.ts";
+import { apiError, haas, recordingServer } from "./haas.ts";
+
+const server = recordingServer();
+afterAll(() => server.stop());
+
+const nothing = { native: null, tagged: [] };
+const native = (vlan: number) => ({ native: vlan, tagged: [] });
+/** A port of `GET …/ports/actual`, as it should be. */
+const right = (port: string, more = {}) => ({
+  port,
+  node: "n1",
+  nic: "nic1",
+  desired: native(100),
+  actual: native(100),
+  difference: null,
+  error: null,
+  pending: false,
+  suspect: null,
+  ...more,
+});
+const wrong = (port: string, more = {}) =>
+  right(port, {
+    desired: { native: 100, tagged: [200, 201, 202, 205] },
+    actual: { native: null, tagged: [7] },
+    difference: { missing: { native: 100, tagged: [200, 201, 202, 205] }, excess: { native: null, tagged: [7] } },
+    ...more,
+  });
+const wrongRow = "native 100, tagged 200-202, 205\ttagged 7\tnative 100, tagged 200-202, 205\ttagged 7";
+const ports = (label: string, ...list: unknown[]) => Response.json({ switch: label, ports: list });
+
+describe("switch_drift", () => {
+  test("says nothing where all is well", async () => {
+    const { status, out, err, requests } = await server.run(["switch_drift", "sw1"], [ports("sw1", right("gi1/0/1"), right("gi1/0/2"))]);
+    expect({ status, out, err }).toEqual({ status: 0, out: "", err: "" });
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["GET /switch/sw1/ports/actual"]);
+  });
+
+  test("a row for a port that differs", async () => {
+    const answer = [ports("sw1", right("gi1/0/1"), wrong("gi1/0/2"), right("gi1/0/3", { desired: nothing, actual: nothing }))];
+    const { status, out, err } = await server.run(["switch", "drift", "sw1"], answer);
+    expect({ status, out, err }).toEqual({ status: 1, out: `sw1\tgi1/0/2\t${wrongRow}\n`, err: "" });
+  });
+
+  test("a port that lost all, or carries what it should not", async () => {
+    const lost = right("a", { actual: nothing, difference: { missing: native(100), excess: nothing } });
+    const extra = right("b", { desired: nothing, difference: { missing: nothing, excess: native(100) } });
+    const { out } = await server.run(["switch_drift", "sw1"], [ports("sw1", lost, extra)]);
+    expect(out).toBe("sw1\ta\tnative 100\tnothing\tnative 100\t\nsw1\tb\tnothing\tnative 100\t\tnative 100\n");
+  });
+
+  test("what is under way or suspect is a note, what can't be read an error", async () => {
+    const pending = await server.run(
+      ["switch_drift", "sw1"],
+      [ports("sw1", wrong("p1", { pending: true }), right("p2", { suspect: "no read-back" }))],
+    );
+    expect(pending).toMatchObject({ status: 0, out: "" });
+    expect(pending.err).toBe(
+      "note: sw1 p1 is being changed: it should carry native 100, tagged 200-202, 205, and carries tagged 7\nnote: sw1 p2 is suspect: no read-back\n",
+    );
+    // A server's words that name the port are not repeated.
+    const named = "Switch 'sw1', port 'p1': it is silent.";
+    expect((await server.run(["switch_drift", "sw1"], [ports("sw1", right("p1", { actual: null, error: named }))])).err).toBe(
+      `Error: ${named}\n`,
+    );
+    const unread = await server.run(["switch_drift", "sw1"], [ports("sw1", right("p1", { actual: null, error: "no such\nport\x1b[2J" }))]);
+    expect(unread).toMatchObject({ status: 1, out: "", err: "Error: sw1 p1: no such port [2J\n" });
+  });
+
+  test("a switch that can't be read at all", async () => {
+    expect(await server.run(["switch_drift", "sw1"], [apiError(500, "SwitchError", "Switch 'sw1': it is silent.")])).toMatchObject({
+      status: 1,
+      out: "",
+      err: "Error: Switch 'sw1': it is silent.\n",
+    });
+    expect(await server.run(["switch_drift", "sw1"], [new Response("")])).toMatchObject({
+      status: 1,
+      out: "",
+      err: "Error: sw1: The answer is not one that a haas server gives; is the endpoint right?\n",
+    });
+  });
+
+  /** Three switches, the second of them broken. */
+  async function withRack(argv: string[]) {
+    const answers: Record<string, () => Response> = {
+      "/switches": () => Response.json(["a", "b", "c"]),
+      "/switch/a/ports/actual": () => ports("a", wrong("p1")),
+      "/switch/b/ports/actual": () => apiError(500, "SwitchError", "It is silent."),
+      "/switch/c/ports/actual": () => ports("c", wrong("p1"), right("p2")),
+    };
+    const web = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: (request) => answers[new URL(request.url).pathname]!() });
+    try {
+      return await haas(argv, { env: { HAAS_ENDPOINT: web.url.href } });
+    } finally {
+      await web.stop(true);
+    }
+  }
+
+  test("all: one that is broken does not hide the others", async () => {
+    expect(await withRack(["switch_drift", "all"])).toEqual({
+      status: 1,
+      out: `a\tp1\t${wrongRow}\nc\tp1\t${wrongRow}\n`,
+      err: "Error: b: It is silent.\n",
+    });
+  });
+
+  test("--json", async () => {
+    const { status, out } = await withRack(["switch_drift", "all", "--json"]);
+    expect(status).toBe(1);
+    expect(JSON.parse(out).map((answer: { switch: string }) => answer.switch)).toEqual(["a", "c"]);
+    const one = await withRack(["switch_drift", "c", "--json"]);
+    expect(JSON.parse(one.out)).toMatchObject({ switch: "c" });
+    expect(await withRack(["switch_drift", "b", "--json"])).toMatchObject({ status: 1, out: "", err: "Error: b: It is silent.\n" });
+  });
+});
+
+test("show_drift shows every switch, and when it was read", async () => {
+  const at = "2030-01-02T03:04:05.000Z";
+  const { port, desired, actual, difference } = wrong("p1");
+  const { status, out } = await server.run(
+    ["show_drift"],
+    [
+      Response.json({
+        switches: [
+          { switch: "a", checked_at: at, error: null, ports: [] },
+          { switch: "b", checked_at: at, error: null, ports: [{ port, desired, actual, difference }] },
+          { switch: "c", checked_at: null, error: "it is\tsilent", ports: [] },
+        ],
+      }),
+    ],
+  );
+  expect(status).toBe(0);
+  expect(out).toBe(`a\t${at}\t\t\t\t\t\t\nb\t${at}\tp1\t${wrongRow}\t\nc\t\t\t\t\t\t\tit is silent\n`);
+});
+
+describe("switch_reconcile", () => {
+  const queued = () => Response.json({ ports: ["p1", "p2"] }, { status: 202 });
+  const state = (pending: unknown[], suspect: unknown[] = []) => Response.json({ pending, suspect });
+  const waiting = { port: "p1", reason: "it is silent", attempts: 1, next_try: null };
+
+  test("prints how many ports were queued", async () => {
+    const { status, out, err, requests } = await server.run(["switch_reconcile", "sw1"], [queued()]);
+    expect({ status, out, err }).toEqual({ status: 0, out: "2 ports queued\n", err: "" });
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["POST /switch/sw1/reconcile"]);
+    expect((await server.run(["switch_reconcile", "sw1"], [Response.json({ ports: ["p1"] })])).out).toBe("1 port queued\n");
+  });
+
+  test("--wait follows them until none is pending", async () => {
+    const { status, out, err, requests } = await server.run(
+      ["switch_reconcile", "sw1", "--wait"],
+      [queued(), state([waiting, waiting]), state([waiting]), state([])],
+    );
+    expect({ status, out, err }).toEqual({ status: 0, out: "2 ports queued\n", err: "" });
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual([
+      "POST /switch/sw1/reconcile",
+      ...Array(3).fill("GET /switch/sw1/reconcile"),
+    ]);
+  });
+
+  test("what is suspect in the end is status 1", async () => {
+    const answers = () => [queued(), state([], [{ port: "p2", reason: "it\ndropped the connection" }])];
+    expect(await server.run(["switch_reconcile", "sw1", "--wait"], answers())).toMatchObject({
+      status: 1,
+      out: "2 ports queued\np2\tit dropped the connection\n",
+      err: "Error: Of switch sw1 1 port is suspect.\n",
+    });
+    const json = await server.run(["switch_reconcile", "sw1", "--wait", "--json"], answers());
+    expect(json.status).toBe(1);
+    expect(JSON.parse(json.out)).toMatchObject({ pending: [], suspect: [{ port: "p2" }] });
+    expect(json.err).toStartWith("2 ports queued\n");
+  });
+
+  const plan = (...list: unknown[]) => Response.json({ switch: "sw1", plan: list });
+  const planned = {
+    port: "p1",
+    actual: nothing,
+    desired: native(100),
+    lines: ["interface p1", " switchport trunk native vlan 100\x1b[2J"],
+    error: null,
+  };
+
+  test("--dry-run prints what would be sent", async () => {
+    const { status, out, err, requests } = await server.run(
+      ["switch_reconcile", "sw1", "--dry-run"],
+      [plan(planned, { ...planned, port: "p2" })],
+    );
+    const commands = "  interface p1\n   switchport trunk native vlan 100 [2J\n";
+    expect({ status, out, err }).toEqual({ status: 0, out: `sw1 p1\n${commands}sw1 p2\n${commands}`, err: "" });
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["POST /switch/sw1/reconcile?dry_run=true"]);
+  });
+
+  test("--dry-run of what is right, and of what can't be read", async () => {
+    expect(await server.run(["switch_reconcile", "sw1", "--dry-run"], [plan()])).toMatchObject({
+      status: 0,
+      out: "",
+      err: "note: every port of sw1 carries what it should\n",
+    });
+    const unread = { ...planned, actual: null, lines: [], error: "no such port" };
+    expect(await server.run(["switch_reconcile", "sw1", "--dry-run"], [plan({ ...planned, port: "p9" }, unread)])).toMatchObject({
+      status: 1,
+      out: expect.stringMatching(/^sw1 p9\n/),
+      err: "Error: sw1 p1: no such port\n",
+    });
+  });
+});
+
+describe("--dry-run of a networking command", () => {
+  const answer = (sent: string[]) => Response.json({ switch: "sw1", port: "gi1/0/1", actual: nothing, desired: native(100), lines: sent });
+  for (const argv of [
+    ["node_connect_network", "n1", "nic1", "net"],
+    ["node_detach_network", "n1", "nic1", "net"],
+    ["port_revert", "sw1", "gi1/0/1"],
+  ]) {
+    test(argv[0]!, async () => {
+      const { status, out, err } = await server.run([...argv, "--dry-run"], [answer(["interface gi1/0/1", "switchport mode trunk"])]);
+      expect({ status, out, err }).toEqual({ status: 0, out: "sw1 gi1/0/1\n  interface gi1/0/1\n  switchport mode trunk\n", err: "" });
+      expect((await server.run([...argv, "--dry-run"], [answer([])])).out).toBe("sw1 gi1/0/1: nothing to do\n");
+      // Without it, the id of the action as ever.
+      expect((await server.run(argv, [Response.json({ status_id: "42-a" })])).out).toBe("42-a\n");
+    });
+  }
+});
+
+describe("switch_test", () => {
+  const good = {
+    switch: "sw1",
+    type: "powerconnect55xx",
+    ok: true,
+    steps: [
+      { step: "connect", ok: true, ms: 12 },
+      { step: "log in", ok: true, ms: 1234 },
+      { step: "read port gi1/0/1", ok: true, ms: 88.4 },
+    ],
+    port: "gi1/0/1",
+    state: { native: 100, tagged: [200, 201] },
+    host_key: "SHA256:abc",
+    error: null,
+    recording: [
+      { direction: "sent", text: "show interfaces", ms: 13 },
+      { direction: "received", text: "  Name:\tgi1/0/1\x1b[K\n  Mode: trunk", ms: 20 },
+    ],
+  };
+  const failing = (steps: string[], error: string, more = {}) => ({
+    ...good,
+    ok: false,
+    steps: steps.map((step, index) => ({ step, ok: index < steps.length - 1, ms: 10 })),
+    state: null,
+    host_key: null,
+    error,
+    ...more,
+  });
+  const tested = (answer: unknown, ...options: string[]) => server.run(["switch_test", "sw1", ...options], [Response.json(answer)]);
+
+  test("a page for one that works", async () => {
+    const { status, out, err, requests } = await tested(good);
+    expect({ status, err }).toEqual({ status: 0, err: "" });
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["POST /switch/sw1/test"]);
+    expect(out).toBe(`Switch sw1 (powerconnect55xx): ok
+
+  connect            ok  12 ms
+  log in             ok  1.2 s
+  read port gi1/0/1  ok  88 ms
+
+Port gi1/0/1 carries native 100, tagged 200-201.
+Its SSH host key is SHA256:abc.
+`);
+  });
+
+  test("without a registered port", async () => {
+    const { out } = await tested({ ...good, port: null, state: null, host_key: null });
+    expect(out).toEndWith("\nNone of its ports is registered, so none was read.\n");
+  });
+
+  test("a page for one that does not", async () => {
+    const { status, out } = await tested(
+      failing(["connect", "log in"], "Switch 'sw1': it refuses the login of 'admin'", { host_key: "SHA256:abc" }),
+    );
+    expect(status).toBe(1);
+    expect(out).toBe(`Switch sw1 (powerconnect55xx): FAILED
+
+  connect  ok      10 ms
+  log in   FAILED  10 ms
+
+Its SSH host key is SHA256:abc.
+
+Reason: Switch 'sw1': it refuses the login of 'admin'.
+
+- Check the user name and the password (or key file) that it was registered with, by logging in from the server yourself.
+- Some switches take no more logins for a while after wrong ones, or while all of their sessions are in use.
+- To see what was said: haas switch_test sw1 --recording
+`);
+  });
+
+  // SSH logs in while it connects, so the words count for more than the step.
+  const advice: [string[], string, string, string][] = [
+    [
+      ["connect"],
+      "powerconnect55xx",
+      "it presents the host key SHA256:b, but is known by SHA256:a",
+      "run: haas switch_forget_host_key sw1\n",
+    ],
+    [["connect"], "nexus", "no SSH algorithm is known to both sides", "--legacy-algorithms"],
+    [["connect"], "nexus", "it refuses the login of 'admin'; check username and password", "Check the user name and the password"],
+    [["connect"], "nexus", "10.0.0.1, port 22 refuses connections", "--transport telnet"],
+    [["connect"], "brocade", "10.0.0.1, port 80 refuses connections", "--tls verify"],
+    [["connect"], "brocade", "self signed certificate", "--ca-file FILE"],
+    [["connect", "log in"], "nexus", "it asks for an enable password", "--enable-password"],
+    [["connect", "log in", "read port p9"], "nexus", "% Invalid interface", "haas show_switch sw1\n"],
+  ];
+  for (const [steps, type, error, hint] of advice) {
+    test(`advice: ${error}`, async () => {
+      const { status, out } = await tested(failing(steps, error, { type }));
+      expect(status).toBe(1);
+      expect(out).toContain(`\nReason: ${error}.\n\n- `);
+      expect(out).toContain(hint);
+    });
+  }
+
+  test("a type that can't be driven, with no step at all", async () => {
+    const { status, out } = await tested(failing([], "this haas can't drive it yet."));
+    expect(status).toBe(1);
+    expect(out).toBe(
+      "Switch sw1 (powerconnect55xx): FAILED\n\nReason: this haas can't drive it yet.\n\n- To see what was said: haas switch_test sw1 --recording\n",
+    );
+  });
+
+  test("--recording shows what was said", async () => {
+    const { out } = await tested(good, "--recording");
+    expect(out).toEndWith("\nRecording:\n   13 ms > show interfaces\n   20 ms <   Name: gi1/0/1 [K\n         <   Mode: trunk\n");
+  });
+
+  test("--json is the answer itself", async () => {
+    const { status, out } = await tested(failing(["connect"], "silent"), "--json");
+    expect(status).toBe(1);
+    expect(JSON.parse(out)).toMatchObject({ ok: false, error: "silent" });
+  });
+
+  test("one that is busy, or is none", async () => {
+    expect(await server.run(["switch_test", "sw1"], [apiError(409, "BlockedError", "Switch 'sw1' is busy.")])).toMatchObject({
+      status: 1,
+      out: "",
+      err: "Error: Switch 'sw1' is busy.\n",
+    });
+  });
+});
+
+test("a real server gives the answers that are expected", async () => {
+  const real = await startServer({ kind: "sqlite" });
+  const run = (line: string) => haas(line.split(" "), { env: { HAAS_ENDPOINT: real.url } });
+  const silently = { status: 0, out: "", err: "" };
+  for (const line of [
+    `switch_register s1 mock h u ${secrets.switch}`,
+    "port_register s1 p1",
+    `node_register n1 mock h u ${secrets.mockBmc}`,
+    "node_register_nic n1 nic1 01:23:45:67:89:ab",
+    "port_connect_nic s1 p1 n1 nic1",
+    "project_create pr",
+    "project_connect_node pr n1",
+    "network_create_simple net pr",
+  ]) {
+    expect(await run(line)).toEqual(silently);
+  }
+  const tested = await run("switch_test s1 --recording");
+  expect(tested).toMatchObject({ status: 0, err: "", out: expect.stringContaining("Port p1 carries nothing.") });
+  expect(await run("node_connect_network n1 nic1 net --dry-run")).toMatchObject({ status: 0, out: expect.stringMatching(/^s1 p1\n {2}/) });
+  expect((await run("node_connect_network n1 nic1 net --wait")).out).toEndWith("\nDONE\n");
+  expect(await run("port_revert s1 p1 --dry-run")).toMatchObject({ status: 0, out: expect.stringMatching(/^s1 p1\n {2}/) });
+  expect(await run("switch_drift all")).toEqual(silently);
+  expect(await run("show_drift")).toMatchObject({ status: 0, out: expect.stringMatching(/^s1\t/) });
+  expect(await run("switch_reconcile s1 --dry-run")).toMatchObject({ status: 0, out: "" });
+  expect(await run("switch_reconcile s1 --wait")).toEqual({ status: 0, out: "1 port queued\n", err: "" });
+  expect(await run("port_trust s1 p1")).toMatchObject({ status: 1, out: "" });
+  expect(await run("switch_forget_host_key s1")).toMatchObject({ status: 1, out: "" });
+  expect(await run("switch_drift s2")).toEqual({ status: 1, out: "", err: "Error: Switch 's2' does not exist.\n" });
+  await real.stop();
+});
