@@ -1,6 +1,5 @@
 import { type Command, local, UsageError } from "./command.ts";
 import { completionScript, shells } from "./completion.ts";
-import { withDryRun } from "./dry-run.ts";
 import { headnodeCommands } from "./headnodes.ts";
 import { helpFor } from "./help.ts";
 import { networkCommands } from "./networks.ts";
@@ -11,16 +10,13 @@ import { unknownCommand } from "./suggest.ts";
 import { switchCommands } from "./switches.ts";
 import { userCommands } from "./users.ts";
 
-/** These queue a change of a port that can be planned without making it. */
-const planned = ["node_connect_network", "node_detach_network"];
-
 /** Every command, in the order of `haas help`. */
 export const commands: readonly Command[] = [
   ...serverCommands,
   ...userCommands,
   ...projectCommands,
   ...nodeCommands,
-  ...networkCommands.map((command) => (planned.includes(command.name) ? withDryRun(command) : command)),
+  ...networkCommands,
   ...switchCommands,
   ...headnodeCommands,
   local({

@@ -14,7 +14,7 @@ const parallelReads = 4;
 interface Findings {
   /** The server's, or null when there is none. */
   readonly answer: unknown;
-  /** A row for each port that differs, and nothing is under way that would change it. */
+  /** A row for each port that differs, unless it is being changed just now. */
   readonly drift: readonly (readonly string[])[];
   readonly notes: readonly string[];
   readonly errors: readonly string[];
@@ -86,11 +86,12 @@ function sort(label: string, ports: readonly Record<string, unknown>[]): Omit<Fi
       continue;
     }
     const [desired, actual] = [carried(port.desired), carried(port.actual)];
+    const suspect = wordOrNull(port.suspect);
     if (port.difference !== null) {
-      if (port.pending !== true) found.drift.push([label, name, ...differenceOf(port)]);
+      // A suspect port has an action that is tried again and again; that it will succeed is not to be expected.
+      if (port.pending !== true || suspect !== null) found.drift.push([label, name, ...differenceOf(port)]);
       else found.notes.push(`${label} ${name} is being changed: it should carry ${desired}, and carries ${actual}`);
     }
-    const suspect = wordOrNull(port.suspect);
     if (suspect !== null) found.notes.push(`${label} ${name} is suspect: ${suspect}`);
   }
   return found;

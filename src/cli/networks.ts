@@ -1,5 +1,6 @@
 import { isObject } from "../client/http.ts";
 import { client } from "./command.ts";
+import { withDryRun } from "./dry-run.ts";
 import { facts, only, rows } from "./output.ts";
 
 const node = "name of the node";
@@ -82,30 +83,34 @@ export const networkCommands = [
     }),
     answer: rows("node", { nic: (row) => row.nic, channel: (row) => row.channel, project: (row) => row.project }),
   }),
-  client({
-    name: "node_connect_network",
-    grouped: "node connect_network",
-    about: "connect a nic to a network; prints the id of the networking action",
-    args: { node, nic, network, channel: { about: "vlan/native (the default) or vlan/<id>", optional: true } },
-    options: ["wait"],
-    call: (a) => ({
-      method: "POST",
-      path: ["node", a.node, "nic", a.nic, "connect_network"],
-      body: { network: a.network, ...(a.channel === undefined ? {} : { channel: a.channel }) },
+  withDryRun(
+    client({
+      name: "node_connect_network",
+      grouped: "node connect_network",
+      about: "connect a nic to a network; prints the id of the networking action",
+      args: { node, nic, network, channel: { about: "vlan/native (the default) or vlan/<id>", optional: true } },
+      options: ["wait"],
+      call: (a) => ({
+        method: "POST",
+        path: ["node", a.node, "nic", a.nic, "connect_network"],
+        body: { network: a.network, ...(a.channel === undefined ? {} : { channel: a.channel }) },
+      }),
+      answer: only("status_id"),
+      action: queuedAction,
     }),
-    answer: only("status_id"),
-    action: queuedAction,
-  }),
-  client({
-    name: "node_detach_network",
-    grouped: "node detach_network",
-    about: "take a nic off a network; prints the id of the networking action",
-    args: { node, nic, network },
-    options: ["wait"],
-    call: (a) => ({ method: "POST", path: ["node", a.node, "nic", a.nic, "detach_network"], body: { network: a.network } }),
-    answer: only("status_id"),
-    action: queuedAction,
-  }),
+  ),
+  withDryRun(
+    client({
+      name: "node_detach_network",
+      grouped: "node detach_network",
+      about: "take a nic off a network; prints the id of the networking action",
+      args: { node, nic, network },
+      options: ["wait"],
+      call: (a) => ({ method: "POST", path: ["node", a.node, "nic", a.nic, "detach_network"], body: { network: a.network } }),
+      answer: only("status_id"),
+      action: queuedAction,
+    }),
+  ),
   client({
     name: "show_networking_action",
     grouped: "networking_action show",

@@ -1,11 +1,11 @@
 import { UsageError } from "./command.ts";
 
 /** A password: as given, or for `-` the first line of standard input, which a terminal is asked for without echo. */
-export async function readSecret(argument: string): Promise<string> {
+export async function readSecret(argument: string, prompt = "Password"): Promise<string> {
   if (argument !== "-") return argument;
   const terminal = process.stdin.isTTY;
   if (terminal) {
-    process.stderr.write("Password: ");
+    process.stderr.write(`${prompt}: `);
     Bun.spawnSync(["stty", "-echo"], { stdin: "inherit" });
   }
   try {

@@ -24,7 +24,7 @@ export const nexusProfile: ConsoleProfile = {
     user: { prompt: /^>$/, to: { privileged: "enable" } },
     privileged: { prompt: /^#$/, to: { config: "configure terminal" } },
     config: { prompt: /^\(config\)#$/, to: { privileged: "end" } },
-    interface: { prompt: /^\(config-if(?:-range)?\)#$/, to: { config: "exit", privileged: "end" } },
+    interface: { prompt: /^\(config-if(?:-range)?\)#$/, to: { config: "exit" } },
   },
   escape: "end",
   pagingOff: "terminal length 0",
@@ -72,7 +72,7 @@ function parsePort(lines: readonly string[], port: string, dummyVlan: number | n
   if (!fields || canonicalPort(fields.get("Name")!) !== canonicalPort(port)) return null;
   const mode = fields.get("Operational Mode")?.toLowerCase();
   const natives = parseVlans(fields.get("Trunking Native Mode VLAN") ?? "?");
-  const allowed = parseVlans(fields.get("Trunking VLANs Allowed")!);
+  const allowed = parseVlans(fields.get("Trunking VLANs Allowed") || "?");
   if (mode === undefined || natives?.length !== 1 || !allowed) return null;
   if (/^disabled/i.test(fields.get("Switchport") ?? "")) return { state: foreignPort };
   if (mode === "access") {
