@@ -7,7 +7,7 @@ import { HeldSwitch } from "./session.ts";
 const batchLimit = 64;
 /** After so many batches other switches get their turn. */
 const batchesPerLease = 100;
-const switchLimit = 64;
+const switchLimit = 512;
 const firstRetryMs = 1_000;
 const longestRetryMs = 60_000;
 const stopTimeoutMs = 40_000;
