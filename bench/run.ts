@@ -1,9 +1,26 @@
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { BarePorts } from "./bare.ts";
 import { allocatedCount, benchNetwork, fillInventory, nodeCount, nodeName } from "./inventory.ts";
 import type { Load, Measured } from "./load.ts";
+import {
+  bench,
+  binary,
+  configOf,
+  databaseOf,
+  outputOf,
+  run,
+  scratch,
+  spawn,
+  startHaas,
+  startTimeoutMs,
+  stop,
+  waitFor,
+  writeConfig,
+} from "./processes.ts";
+import { manySwitches } from "./switches.ts";
+import { printTable, type Row } from "./table.ts";
 
 // `bun run bench`: how fast haas is, each number next to a limit that was measured in the same run.
 // A machine's own speed, and what else it is doing, cancels out in the ratio. Runs are interleaved
@@ -19,43 +36,15 @@ const acceptsPerRound = allocatedCount / 2;
 const commitsPerRound = 800;
 const startRounds = 7;
 const cliRounds = 15;
-const startTimeoutMs = 10_000;
 const drainTimeoutMs = 30_000;
 
-const root = join(import.meta.dir, "..");
-const binary = join(root, "dist/haas");
-// On the file system of the checkout: /tmp may be in memory, where a commit costs nothing.
-mkdirSync(join(root, ".cache"), { recursive: true });
-const scratch = mkdtempSync(join(root, ".cache/bench-"));
-const children: Bun.Subprocess[] = [];
-
-interface Row {
-  what: string;
-  value: number;
-  unit: string;
-  limit: string;
-  limitValue: number;
-  /** How the value should compare to the limit or, when `absolute`, what it should be. */
-  aim: { least: number } | { most: number } | null;
-  absolute?: boolean;
-}
-
 async function main(): Promise<void> {
-  build();
   const started = performance.now();
-  const rows = [...(await reads()), ...(await networking()), ...(await startUp())];
+  const rows = [...(await reads()), ...(await networking()), ...(await startUp()), ...(await manySwitches())];
   printTable(rows);
   console.log(
-    `\n${((performance.now() - started) / 1000).toFixed(0)} s, medians of ${rounds} interleaved rounds, ${connections} connections, ${nodeCount} nodes`,
+    `\n${((performance.now() - started) / 1000).toFixed(0)} s, medians of ${rounds} interleaved rounds (the switches: one), ${connections} connections, ${nodeCount} nodes`,
   );
-}
-
-/** Compile the binary unless it is newer than its sources. */
-function build(): void {
-  const newest = (path: string): number =>
-    statSync(path).isDirectory() ? Math.max(...readdirSync(path).map((name) => newest(join(path, name)))) : statSync(path).mtimeMs;
-  const sources = Math.max(...["src", "migrations", "package.json", "scripts/build.ts"].map((path) => newest(join(root, path))));
-  if (!existsSync(binary) || statSync(binary).mtimeMs < sources) run([process.execPath, "scripts/build.ts"]);
 }
 
 /** The node and the free list, against bare handlers that send the same bytes and against bare SQLite. */
@@ -320,81 +309,18 @@ function freePort(): number {
   return listener.port;
 }
 
-// Processes and files.
-
 async function inventory(name: string, nodes?: number): Promise<string> {
   writeConfig(name);
-  const file = join(scratch, `${name}.db`);
-  await fillInventory(`sqlite:///${file}`, nodes);
-  return file;
-}
-
-const configOf = (name: string) => join(scratch, `${name}.cfg`);
-
-function writeConfig(name: string): string {
-  const extensions = ["auth.null", "network_allocators.vlan_pool", "obm.mock", "switches.mock"].map(
-    (extension) => `haas.ext.${extension} =\n`,
-  );
-  writeFileSync(
-    configOf(name),
-    `[database]\nuri = sqlite:///${join(scratch, `${name}.db`)}\n[extensions]\n${extensions.join("")}[haas.ext.network_allocators.vlan_pool]\nvlans = 100-199\n`,
-  );
-  return configOf(name);
-}
-
-async function startHaas(name: string, options: string[]): Promise<{ port: number; process: Bun.Subprocess }> {
-  const process = spawn([binary, "serve", "0", "--config", configOf(name), ...options], name);
-  return { port: Number(/:(\d+)$/.exec(await waitFor(`${name}.err`, /"url":"[^"]+:\d+(?=")/))![1]), process };
-}
-
-/** Start a process whose output goes to `<name>.out` and `<name>.err`. */
-function spawn(command: string[], name: string): Bun.Subprocess {
-  const child = Bun.spawn(command, {
-    cwd: root,
-    stdin: "ignore",
-    stdout: Bun.file(join(scratch, `${name}.out`)),
-    stderr: Bun.file(join(scratch, `${name}.err`)),
-  });
-  children.push(child);
-  return child;
-}
-
-async function stop(child: Bun.Subprocess): Promise<void> {
-  // What a server does on SIGTERM is not measured here, and its data is scratch.
-  child.kill("SIGKILL");
-  await child.exited;
-}
-
-function run(command: string[], env: Record<string, string | undefined> = process.env): void {
-  const { exitCode, stderr } = Bun.spawnSync(command, { cwd: root, env, stdin: "ignore", stdout: "ignore", stderr: "pipe" });
-  if (exitCode !== 0) throw new Error(`${command.join(" ")} ended with status ${exitCode}: ${stderr.toString()}`);
-}
-
-async function waitFor(file: string, pattern: RegExp): Promise<string> {
-  for (const until = performance.now() + startTimeoutMs; performance.now() < until; await Bun.sleep(10)) {
-    const path = join(scratch, file);
-    const found = existsSync(path) ? pattern.exec(readFileSync(path, "utf8")) : null;
-    if (found) return found[0];
-  }
-  throw new Error(`No ${pattern} in ${file} within ${startTimeoutMs} ms.`);
+  await fillInventory(`sqlite:///${databaseOf(name)}`, nodes);
+  return databaseOf(name);
 }
 
 async function load(options: Omit<Load, "connections">): Promise<Measured> {
-  const child = Bun.spawn(
-    [
-      process.execPath,
-      join(import.meta.dir, "load.ts"),
-      JSON.stringify({ ...options, connections, requests: Math.min(options.requests, 1e9) }),
-    ],
-    {
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "inherit",
-    },
-  );
-  children.push(child);
-  const text = await new Response(child.stdout).text();
-  if ((await child.exited) !== 0) throw new Error(`The load generator failed on ${options.method} ${options.path}.`);
+  const text = await outputOf([
+    process.execPath,
+    join(import.meta.dir, "load.ts"),
+    JSON.stringify({ ...options, connections, requests: Math.min(options.requests, 1e9) }),
+  ]);
   return JSON.parse(text) as Measured;
 }
 
@@ -413,31 +339,4 @@ function median(values: readonly number[]): number {
   return (sorted[Math.floor((sorted.length - 1) / 2)]! + sorted[Math.ceil((sorted.length - 1) / 2)]!) / 2;
 }
 
-function printTable(rows: readonly Row[]): void {
-  const number = (value: number) => (value >= 100 ? Math.round(value).toLocaleString("en-US") : value.toFixed(value >= 10 ? 1 : 2));
-  const cells = rows.map(({ what, value, unit, limit, limitValue, aim, absolute }) => {
-    const ratio = value / limitValue;
-    const compared = absolute ? value : ratio;
-    const met = aim === null ? "" : ("least" in aim ? compared >= aim.least : compared <= aim.most) ? "ok" : "below aim";
-    const goal = aim === null ? "" : "least" in aim ? `>= ${aim.least}` : `<= ${aim.most}${absolute ? ` ${unit}` : ""}`;
-    return [what, `${number(value)} ${unit}`, limit, `${number(limitValue)} ${unit}`, ratio.toFixed(2), goal, met];
-  });
-  const table = [["", "haas", "limit", "", "ratio", "aim", ""], ...cells];
-  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
-  const right = new Set([1, 3, 4]);
-  for (const row of table) {
-    console.log(
-      row
-        .map((cell, column) => (right.has(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
-        .join("  ")
-        .trimEnd(),
-    );
-  }
-}
-
-try {
-  await main();
-} finally {
-  for (const child of children) if (child.exitCode === null) child.kill("SIGKILL");
-  rmSync(scratch, { recursive: true, force: true });
-}
+await bench(main);

@@ -1,10 +1,23 @@
 import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import pg from "pg";
+import type { ConsoleOptions } from "../sim/console.ts";
+import type { Fault } from "../sim/emulator.ts";
 import { haasBinary, run, serve } from "../support/binary.ts";
+import {
+  consoleVendors,
+  isConsole,
+  onEveryLine,
+  portNames,
+  registration,
+  restVendors,
+  startEmulator,
+  type Vendor,
+  vendors,
+} from "../support/emulators.ts";
 import { startBmc } from "../support/ipmi-sim.ts";
 import { freePort } from "../support/postgres.ts";
 import { secrets, secretsIn, watchSecrets } from "../support/secrets.ts";
@@ -23,13 +36,13 @@ const boundMs = 30_000;
 const tools = ["ipmitool", "ovs-vsctl"];
 
 /** `haas serve` on a database, with everything that it says kept. */
-async function startStage(kind: DatabaseKind, home: string) {
+async function startStage(kind: DatabaseKind, home: string, sections = "") {
   const haas = await haasBinary();
   const port = await freePort();
   const uri = await freshUri(kind, home);
   const logDir = kind === "postgres" ? join(home, "log") : null;
   const config = join(home, "haas.cfg");
-  const more = "[haas.ext.obm.ipmi]\ncipher_suite = 3\ntimeout = 5\nretries = 0\n[network-daemon]\nmax_tries = 1\n";
+  const more = "[haas.ext.obm.ipmi]\ncipher_suite = 3\ntimeout = 5\nretries = 0\n[network-daemon]\nmax_tries = 1\n" + sections;
   const text = configText({ uri, auth: "database", more }).replace(
     "log_level = warning",
     `log_level = debug${logDir ? `\nlog_dir = ${logDir}` : ""}`,
@@ -111,6 +124,7 @@ function textsIn(path: string): { path: string; text: string }[] {
 async function sql(uri: string, text: string): Promise<Record<string, unknown>[]> {
   if (uri.startsWith("sqlite:///")) {
     const db = new Database(uri.slice("sqlite:///".length));
+    db.run("pragma busy_timeout = 10000");
     try {
       return db.query<Record<string, unknown>, []>(text).all();
     } finally {
@@ -405,6 +419,272 @@ describe.each(databases)("on %s", (kind) => {
     }
   }, 180_000);
 });
+
+describe("switches of every vendor, healthy and broken", () => {
+  const limits = ["dell", "n3000", "nexus", "brocade", "dellnos9"].map(
+    (name) => `[haas.ext.switches.${name}]\nconnect_timeout = 5\ncommand_timeout = 1\n`,
+  );
+
+  test("no password leaves the server, whatever a switch does with it", async () => {
+    const home = scratch();
+    const opened: { stop(): Promise<void> }[] = [];
+    let stage: Stage | null = null;
+    try {
+      stage = await startStage("sqlite", home.path, `[devel]\ndebug = True\n${limits.join("")}`);
+      const subjects = await startSubjects(opened);
+      for (const [path, body] of [
+        ["/network/net", { owner: "admin", access: "", net_id: "100" }],
+        ["/project/red", {}],
+      ] as const) {
+        expect([path, (await stage.call("PUT", path, body)).status]).toEqual([path, 200]);
+      }
+      await inTurns(subjects, subjects.length, async (subject) => {
+        await register(stage!, subject);
+        await change(stage!, subject);
+      });
+      await inTurns(subjects, 16, (subject) => askAbout(stage!, subject));
+      const dump = await dumpOf(stage.uri);
+      await stage.server.stop();
+
+      // The passwords were there to be seen: on the wire, in the settings, and in what the parrots said.
+      for (const secret of [secrets.console, secrets.enable, secrets.wrongConsole, secrets.wrongEnable]) {
+        expect([secret, dump.hidden.includes(secret)]).toEqual([secret, true]);
+      }
+      const log = stage.log();
+      const seen = [...stage.answers, log].join("\n");
+      for (const words of ['"sent":"[secret]"', '"received":"', "you said [secret]", "401 said ***", "is known by SHA256:"]) {
+        expect([words, seen.includes(words)]).toEqual([words, true]);
+      }
+
+      for (const answer of stage.answers) expect([secretsIn(answer), answer]).toEqual([[], answer]);
+      for (const line of log.split("\n")) expect([secretsIn(line), line]).toEqual([[], line]);
+      for (const { path, text } of stage.files()) expect([path, secretsIn(text)]).toEqual([path, []]);
+      expect(secretsIn(dump.shown)).toEqual([]);
+      expect(stage.watch.findings).toEqual([]);
+    } finally {
+      stage?.watch.stop();
+      await stage?.server.stop().catch(() => {});
+      for (const one of opened) await one.stop();
+      home.remove();
+    }
+  }, 120_000);
+
+  interface Subject {
+    readonly label: string;
+    readonly vendor: Vendor;
+    readonly body: object;
+    /** How a change of its port ends. */
+    readonly ends: "DONE" | "ERROR";
+    /** It is known by another host key than the one that it presents. */
+    readonly keyChanged?: true;
+  }
+
+  async function startSubjects(opened: { stop(): Promise<void> }[]): Promise<Subject[]> {
+    const subjects: Subject[] = [];
+    const add = async (
+      vendor: Vendor,
+      what: string,
+      ends: Subject["ends"],
+      { options = {}, fields = {}, fault, keyChanged }: Variant = {},
+    ) => {
+      const emulator = await startEmulator(vendor, options);
+      opened.push(emulator);
+      if (fault) {
+        onEveryLine(emulator, (line) => {
+          if (/switchport|interface\/gige|%22/.test(line)) emulator.behaviour.fault = { kind: fault, at: 0 };
+        });
+      }
+      const label = `${vendor}-${what}`;
+      subjects.push({ label, vendor, ends, body: registration(vendor, emulator, fields), ...(keyChanged && { keyChanged }) });
+    };
+    const addParrot = (vendor: Vendor, what: string, parrot: { hostname: string; stop(): Promise<void> }) => {
+      opened.push(parrot);
+      const more = isConsole(vendor) ? { transport: "telnet", enable_password: secrets.enable } : { interface_type: "TenGigabitEthernet" };
+      const body = {
+        type: `${types}/switches/${vendor}`,
+        hostname: parrot.hostname,
+        username: "admin",
+        password: secrets.console,
+        ...(vendor === "delln3000" || vendor === "nexus" ? { dummy_vlan: 2222 } : {}),
+        ...more,
+      };
+      subjects.push({ label: `${vendor}-${what}`, vendor, ends: "ERROR", body });
+    };
+
+    for (const vendor of vendors) {
+      await add(vendor, "healthy", "DONE");
+      await add(vendor, "wrong-password", "ERROR", { fields: { password: secrets.wrongConsole } });
+      await add(vendor, "refusing", "ERROR", { options: { behaviour: { refusesLogins: true } } });
+      await add(vendor, "garbage", "ERROR", { fault: "garbage" });
+      await add(vendor, "hanging", "ERROR", { fault: "hang" });
+    }
+    for (const vendor of consoleVendors) {
+      const telnet = { transport: "telnet" } as const;
+      const enable = { enablePassword: secrets.enable };
+      await add(vendor, "telnet", "DONE", { options: { ...telnet, ...enable } });
+      await add(vendor, "telnet-wrong", "ERROR", { options: telnet, fields: { password: secrets.wrongConsole } });
+      await add(vendor, "enable", "DONE", { options: enable });
+      await add(vendor, "enable-wrong", "ERROR", { options: { ...telnet, ...enable }, fields: { enable_password: secrets.wrongEnable } });
+      await add(vendor, "another-key", "ERROR", { keyChanged: true });
+      for (const habit of parrotHabits) addParrot(vendor, `parrot-${habit}`, await startParrot(habit));
+    }
+    for (const vendor of restVendors) {
+      for (const status of [200, 401, 500]) addParrot(vendor, `parrot-${status}`, startRestParrot(status));
+    }
+    return subjects;
+  }
+
+  interface Variant {
+    readonly options?: ConsoleOptions;
+    readonly fields?: Readonly<Record<string, unknown>>;
+    readonly fault?: Fault["kind"];
+    readonly keyChanged?: true;
+  }
+
+  /** A switch with a port, and a node of a project on it. */
+  async function register({ call, uri }: Stage, { label, vendor, body, keyChanged }: Subject): Promise<void> {
+    const port = `/switch/${label}/port/${encodeURIComponent(portNames[vendor](1))}`;
+    const done = async (method: string, path: string, sent?: unknown) =>
+      expect([path, (await call(method, path, sent)).status]).toEqual([path, 200]);
+    await done("PUT", `/switch/${label}`, body);
+    if (keyChanged) await sql(uri, `update switch set host_key = 'SHA256:other' where label = '${label}'`);
+    await done("PUT", `/node/${label}`, { obm: mockObm });
+    await done("PUT", `/node/${label}/nic/eth0`, { macaddr: "m" });
+    await done("PUT", port);
+    await done("POST", `${port}/connect_nic`, { node: label, nic: "eth0" });
+    const deadline = Date.now() + boundMs;
+    let state: { pending: unknown[]; suspect: unknown[] };
+    do {
+      await Bun.sleep(50);
+      state = JSON.parse((await call("GET", `/switch/${label}/reconcile`)).text);
+    } while (state.pending.length > 0 && state.suspect.length === 0 && Date.now() < deadline);
+    // No project gets a node on a port that could not be emptied, unless somebody vouches for it.
+    if (state.suspect.length > 0) await done("POST", `${port}/trust`);
+    await done("POST", "/project/red/connect_node", { node: label });
+  }
+
+  async function change({ call }: Stage, { label, ends }: Subject): Promise<void> {
+    const { status, text } = await call("POST", `/node/${label}/nic/eth0/connect_network`, { network: "net" });
+    expect([label, status]).toEqual([label, 202]);
+    const path = `/networking_action/${(JSON.parse(text) as { status_id: string }).status_id}`;
+    const deadline = Date.now() + boundMs;
+    let action: string;
+    do {
+      await Bun.sleep(100);
+      action = (await call("GET", path)).text;
+    } while (action.includes('"PENDING"') && Date.now() < deadline);
+    expect([label, action]).toEqual([label, expect.stringContaining(`"${ends}"`)]);
+  }
+
+  /** Everything else that makes the server talk to a switch, and tell about it. */
+  async function askAbout({ call, cli, server }: Stage, { label, vendor, ends }: Subject): Promise<void> {
+    await call("POST", `/node/${label}/nic/eth0/detach_network?dry_run=true`, { network: "net" });
+    await call("POST", `/switch/${label}/port/${encodeURIComponent(portNames[vendor](1))}/revert?dry_run=true`);
+    const account = { HAAS_ENDPOINT: server.url, HAAS_USERNAME: "root", HAAS_PASSWORD: secrets.admin };
+    for (const argv of [["switch_test", "--recording"], ["switch_drift"]]) {
+      expect([label, argv, (await cli(account, ...argv, label)).status]).toEqual([label, argv, ends === "DONE" ? 0 : 1]);
+    }
+    await call("POST", `/switch/${label}/reconcile?dry_run=true`);
+    await call("GET", `/switch/${label}/reconcile`);
+  }
+
+  /** All rows: what may be shown, and the columns that are there to hold secrets. */
+  async function dumpOf(uri: string): Promise<{ shown: string; hidden: string }> {
+    const parts = { shown: "", hidden: "" };
+    for (const { name } of await sql(uri, "select name from sqlite_master where type = 'table'")) {
+      for (const { settings, obm, password_hash, ...rest } of await sql(uri, `select * from "${String(name)}"`)) {
+        parts.shown += `${JSON.stringify(rest)}\n`;
+        parts.hidden += JSON.stringify([settings, obm, password_hash]);
+      }
+    }
+    return parts;
+  }
+});
+
+/** How a parrot repeats the passwords that it was told. */
+const parrotHabits = ["echo", "refusal", "prompt", "errors", "enable", "banner", "bytewise"] as const;
+
+/** A console over telnet without any sense of what a secret is. */
+async function startParrot(habit: (typeof parrotHabits)[number]) {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+    socket.on("error", () => {});
+    const said: string[] = [];
+    const say = (text: string) => {
+      if (habit !== "bytewise") socket.write(text);
+      else for (const byte of Buffer.from(text)) socket.write(Buffer.of(byte));
+    };
+    const prompt = () => (habit === "prompt" ? `${said[1]}# ` : habit === "enable" && said.length < 5 ? "parrot>" : "parrot#");
+    /** What it answers to the line that came. */
+    const answer = (line: string): string => {
+      said.push(line);
+      if (said.length === 1) return "Password:";
+      if (said.length === 2) {
+        if (habit === "refusal") return `Login incorrect, admin, for you said ${line}\r\nlogin: `;
+        return `${habit === "echo" || habit === "bytewise" ? `${line.slice(0, 7)}\x1b[K${line.slice(7)}\r\n` : ""}\r\n${prompt()}`;
+      }
+      if (line === "") return prompt();
+      if (line === "enable" && habit === "enable") return "Password:";
+      return `${line}\r\n% Invalid: you said ${said[1]}, and then ${line}\r\n${prompt()}`;
+    };
+    // What was known of it before: from the settings, in a way.
+    say(habit === "banner" ? `The password is ${secrets.console} or ${secrets.enable}.\r\n\r\nlogin: ` : "login: ");
+    let typed = "";
+    socket.on("data", (bytes: Buffer) => {
+      typed += bytes.toString("latin1").replaceAll("\n", "");
+      for (let end = typed.indexOf("\r"); end >= 0; end = typed.indexOf("\r")) {
+        const line = typed.slice(0, end);
+        typed = typed.slice(end + 1);
+        say(`${said.length === 0 ? line : ""}\r\n${answer(line)}`);
+      }
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    hostname: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    async stop() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    },
+  };
+}
+
+/** A REST interface that repeats who it was called by. */
+function startRestParrot(status: number) {
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      const header = request.headers.get("authorization")!;
+      const said = `${status} said ${Buffer.from(header.split(" ")[1]!, "base64").toString().split(":")[1]} by ${header}`;
+      const [root, content] =
+        status !== 200
+          ? ["errors", `<error><error-message>${said}</error-message></error>`]
+          : request.method === "POST"
+            ? ["output", `<command>show\r\n% Error: ${said}</command>`]
+            : request.url.endsWith("/mode")
+              ? ["mode", "<vlan-mode>trunk</vlan-mode>"]
+              : request.url.endsWith("/trunk")
+                ? ["trunk", `<allowed><vlan><add>${said}</add></vlan></allowed>`]
+                : request.url.includes("gig")
+                  ? ["interface", `<name>${said}</name>`]
+                  : ["TenGigabitEthernet", "<name>1/0/1</name>"];
+      return new Response(`<${root}>${content}</${root}>`, { status, headers: { "content-type": "application/xml" } });
+    },
+  });
+  return { hostname: `127.0.0.1:${server.port}`, stop: () => server.stop(true) };
+}
+
+/** Do something with every item, with so many of them at a time. */
+async function inTurns<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+  const waiting = [...items];
+  const worker = async () => {
+    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) await work(item);
+  };
+  await Promise.all(Array.from({ length: atOnce }, worker));
+}
 
 describe("a database that can't be had", () => {
   const uris = {

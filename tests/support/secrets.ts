@@ -13,6 +13,10 @@ export const secrets = {
   mockBmc: "bmc-secret-51aa",
   /** Of switches with a console. */
   console: "console-secret-c05e",
+  /** Of their enable mode, and ones that they refuse. */
+  enable: "enable-secret-e4ab",
+  wrongConsole: "typo-secret-70ff",
+  wrongEnable: "slip-secret-51b0",
   /** Of real BMCs, and one that they refuse. */
   bmc: "bmc-secret-1b3c",
   wrongBmc: "wrong-secret-0bad",

@@ -34,6 +34,8 @@ export interface ServerOptions {
   port?: number;
   /** Resolve as soon as the process exists; it may not answer yet. */
   early?: boolean;
+  /** The compiled program, to run that whatever HAAS_BINARY says: it starts ten times as fast. */
+  binary?: string;
 }
 
 const running = new Set<Bun.Subprocess>();
@@ -52,6 +54,7 @@ export async function startServer({
   networks = true,
   port,
   early = false,
+  binary,
 }: ServerOptions): Promise<ServerProcess> {
   const { path, remove } = scratch();
   const file = join(path, "haas.cfg");
@@ -63,13 +66,16 @@ export async function startServer({
   // A killed server can't remove its temporary files, so they are kept where they go with the rest.
   const temporary = join(path, "tmp");
   mkdirSync(temporary);
-  const child = Bun.spawn([...program(), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])], {
-    cwd: path,
-    env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary },
-    stdin: "ignore",
-    stdout: "ignore",
-    stderr: Bun.file(stderr),
-  });
+  const child = Bun.spawn(
+    [...(binary === undefined ? program() : [binary]), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])],
+    {
+      cwd: path,
+      env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary },
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: Bun.file(stderr),
+    },
+  );
   running.add(child);
   void child.exited.then(() => running.delete(child));
   let text: string | null = null;

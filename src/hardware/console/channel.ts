@@ -52,6 +52,7 @@ const outputLimitLines = 50_000;
 /** A device that drips never is silent; so a command ends after so many times the silence that is allowed. */
 const silencesPerCommand = 10;
 const wordsLimit = 200;
+const unmistakableLength = 12;
 
 // The line must be nothing else: a banner may speak of logins and passwords.
 const usernamePrompt = /^(?!last\b)(?:\S+ +)?(?:user ?name|login|user)\s*:$/i;
@@ -192,9 +193,11 @@ export class Channel {
       .filter((shown) => !this.dialect.log.test(shown) && !(shown !== "" && this.#modeOf(shown) !== null));
   }
 
-  /** Whether the device has shown what was typed, however it broke the line. */
+  /** Whether the device has shown what was typed, also broken over lines. A short word may as well be part of a log line. */
   #echoed(line: string): boolean {
-    return squeeze([...this.#screen.lines, this.#screen.line].join("")).includes(squeeze(line));
+    if (this.#echoIndex(line) >= 0) return true;
+    const all = squeeze([...this.#screen.lines, this.#screen.line].join(""));
+    return line.length >= unmistakableLength && all.includes(squeeze(line));
   }
 
   /** The line that ends with what was typed, or -1. */
