@@ -128,6 +128,15 @@ class NetworkWorker implements Worker {
     const { db } = this.ctx;
     try {
       for (let batch = 0; batch < batchesPerLease && !this.#stopping; batch++) {
+        // First, because that takes seconds in which more may come, and all of it goes in one batch.
+        if (!this.ctx.config.dryRun) {
+          try {
+            await held.session();
+          } catch (error) {
+            await this.#cannotOpen(busy, held, error);
+            return;
+          }
+        }
         const actions = await dueActions(db, busy.id, Date.now(), batchLimit);
         if (actions.length === 0 || held.lost) return;
         if (this.ctx.config.dryRun) {
@@ -137,12 +146,6 @@ class NetworkWorker implements Worker {
           const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const } }));
           if (!(await this.#settle(busy, held, pretended))) return;
           continue;
-        }
-        try {
-          await held.session();
-        } catch (error) {
-          await this.#cannotOpen(busy, held, actions, error);
-          return;
         }
         const failures = new Map<DueAction, unknown>();
         const lost = await this.#apply(busy, held, actions, failures);
@@ -277,9 +280,11 @@ class NetworkWorker implements Worker {
     return { kind: "retry", reason, nextTry, suspect: false };
   }
 
-  async #cannotOpen(busy: BusySwitch, held: HeldSwitch, actions: readonly DueAction[], error: unknown): Promise<void> {
+  async #cannotOpen(busy: BusySwitch, held: HeldSwitch, error: unknown): Promise<void> {
     // It is a try of every action that is due, not just of one batch.
-    for (let due = actions; due.length > 0; due = await dueActions(this.ctx.db, busy.id, Date.now(), batchLimit)) {
+    for (;;) {
+      const due = await dueActions(this.ctx.db, busy.id, Date.now(), batchLimit);
+      if (due.length === 0) break;
       const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, false) }));
       if (!(await this.#settle(busy, held, outcomes))) return;
     }

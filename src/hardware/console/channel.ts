@@ -53,6 +53,8 @@ const outputLimitLines = 50_000;
 const silencesPerCommand = 10;
 const wordsLimit = 200;
 const unmistakableLength = 12;
+/** More than an echo is long, log lines in front of it included. */
+const heardLimit = 4_096;
 
 // The line must be nothing else: a banner may speak of logins and passwords.
 const usernamePrompt = /^(?!last\b)(?:\S+ +)?(?:user ?name|login|user)\s*:$/i;
@@ -77,6 +79,8 @@ export class Channel {
   /** What followed the hostname when the last command ended, as in `(config)#`. */
   #mode = "";
   #recorded = 0;
+  /** How the answer to the last command began, as it came: a long line that scrolls sideways overwrites its own echo. */
+  #heard = "";
 
   constructor(
     readonly transport: Transport,
@@ -142,6 +146,7 @@ export class Channel {
     await this.#drain();
     this.#screen.clear();
     this.#recorded = 0;
+    this.#heard = "";
     this.#type(line);
     const started = performance.now();
     let pages = 0;
@@ -153,6 +158,7 @@ export class Channel {
       const text = await this.transport.read(patience);
       if (text !== null) {
         this.#screen.feed(text);
+        if (this.#heard.length < heardLimit) this.#heard += text;
         const endless = this.#screen.lines.length > outputLimitLines || performance.now() - started > this.silenceMs * silencesPerCommand;
         if (endless) throw this.#lost(`'${line}' is answered without end`);
       } else if (mode !== null) {
@@ -196,8 +202,9 @@ export class Channel {
   /** Whether the device has shown what was typed, also broken over lines. A short word may as well be part of a log line. */
   #echoed(line: string): boolean {
     if (this.#echoIndex(line) >= 0) return true;
-    const all = squeeze([...this.#screen.lines, this.#screen.line].join(""));
-    return line.length >= unmistakableLength && all.includes(squeeze(line));
+    if (line.length < unmistakableLength) return false;
+    const shown = [...this.#screen.lines, this.#screen.line].join("");
+    return [shown, this.#heard].some((text) => squeeze(text).includes(squeeze(line)));
   }
 
   /** The line that ends with what was typed, or -1. */

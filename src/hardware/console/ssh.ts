@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { type Algorithms, type AnyAuthMethod, Client, type ConnectConfig, utils } from "ssh2";
+import type { Algorithms, AnyAuthMethod, ConnectConfig } from "ssh2";
 import { ConsoleLost, connectionProblem, type Endpoint, Incoming, LoginRefused, type Transport } from "./transport.ts";
 
 export interface SshOptions extends Endpoint {
@@ -39,6 +39,8 @@ const legacy = {
 
 /** Connect, check the host key, authenticate, open a shell. Rejects with LoginRefused or ConsoleLost. */
 export async function connectSsh(options: SshOptions): Promise<Transport> {
+  // Only now: it takes 20 ms to load, which the start of haas need not wait for.
+  const { Client } = await import("ssh2");
   const privateKey = options.keyFile === undefined ? undefined : await readKey(options.keyFile);
   return new Promise((resolve, reject) => {
     const incoming = new Incoming();
@@ -141,6 +143,7 @@ async function readKey(path: string): Promise<string> {
   } catch (error) {
     throw new LoginRefused(`its key_file can't be read on the server (${(error as NodeJS.ErrnoException).code ?? "error"})`);
   }
+  const { utils } = await import("ssh2");
   const parsed = utils.parseKey(text);
   // Never the parser's words: they may quote the key.
   if (parsed instanceof Error) throw new LoginRefused("its key_file holds no private key that can be used without a passphrase");
