@@ -57,6 +57,7 @@ export function createApp(ctx: Context): App {
       factsOf.set(routed, facts);
       let response: Response;
       try {
+        if (repeatsParameter(request.url)) throw validation("Query: a parameter is given more than once.");
         response = await elysia.fetch(routed);
       } catch (error) {
         response = errorResponse(ctx, routed, error);
@@ -171,4 +172,12 @@ function validationMessage(error: ValidationError): string {
   if (first.message.startsWith("Expected required property")) return `${where}: '${name}' is required.`;
   const description: unknown = first.schema.description;
   return `${where}: '${name}' is not legal: ${first.message.toLowerCase()}${typeof description === "string" ? ` (${description})` : ""}.`;
+}
+
+/** A parameter that is given twice could mean either. */
+function repeatsParameter(url: string): boolean {
+  const query = url.indexOf("?");
+  if (query < 0) return false;
+  const names = [...new URLSearchParams(url.slice(query)).keys()];
+  return new Set(names).size < names.length;
 }

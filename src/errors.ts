@@ -38,14 +38,9 @@ export class HaasError extends Error {
 
 /**
  * A switch that failed, named with its own words.
- * `permanent` means that trying again cannot help (the driver can't do it), so the action ends at once.
  */
 export class SwitchError extends HaasError {
-  constructor(
-    message: string,
-    readonly permanent = false,
-    options?: ErrorOptions,
-  ) {
+  constructor(message: string, options?: ErrorOptions) {
     super("SwitchError", message, options);
   }
 }

@@ -66,6 +66,7 @@ export interface Tables {
     new_network: string | null;
     channel: string | null;
     reason: string | null;
+    unreached: Generated<Flag>;
     attempts: Generated<number>;
     next_try: Generated<number>;
     created_at: number;

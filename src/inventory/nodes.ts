@@ -38,7 +38,7 @@ export async function getNic(db: Db, node: { id: number; label: string }, label:
 
 const allNodes = prepared((db) => db.selectFrom("node").select("label").orderBy("label"));
 
-/** The ports that are suspect are few: they come first, and then their nics. */
+/** The ports that are suspect or have drifted are few: they come first, and then their nics. */
 const freeNodes = prepared((db) =>
   db
     .selectFrom("node")
@@ -48,14 +48,20 @@ const freeNodes = prepared((db) =>
       suspect
         .selectFrom("nic")
         .select("node_id")
-        .where("port_id", "in", (port) => port.selectFrom("port").select("id").where("suspect", "is not", null)),
+        .where("port_id", "in", (port) =>
+          port
+            .selectFrom("port")
+            .select("id")
+            .where("suspect", "is not", null)
+            .union(port.selectFrom("port").select("id").where("drift", "is not", null)),
+        ),
     )
     .orderBy("label"),
 );
 
 const nodeLists = new ReadCache<string>();
 
-/** JSON: sorted names, the free nodes for `free`, all of them for any other word. A node with a suspect port is not free. */
+/** JSON: sorted names, the free nodes for `free`, all of them for any other word. A node with a port that is suspect, or was found to carry something else, is not free. */
 export function listNodes(db: Db, which: string): Promise<string> {
   const [key, query] = which === "free" ? (["free", freeNodes] as const) : (["all", allNodes] as const);
   return nodeLists.get(db, key, async () => JSON.stringify((await query(db)).map(({ label }) => label)));

@@ -2,6 +2,7 @@ import { type Caller, requireProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, illegalState, messageOf, notFound, quote } from "../errors.ts";
+import { driftReason, freshPort } from "./switches.ts";
 
 const maintenanceTimeoutMs = 10_000;
 
@@ -70,9 +71,19 @@ export async function projectHeadnodes(db: Db, caller: Caller, label: string): P
   return labels(await db.selectFrom("headnode").select("label").where("project_id", "=", project.id).orderBy("label").execute());
 }
 
-/** Allocate a free node to the project. */
+/** How long an allocation waits for ports that were registered just now, and how often it looks. */
+const freshWaitMs = 15_000;
+const freshPauseMs = 100;
+
+/** Allocate a free node to the project. One whose ports were registered just now is waited for. */
 export async function connectNode(db: Db, caller: Caller, label: string, nodeLabel: string): Promise<void> {
-  await write(db, async (tx) => {
+  const deadline = Date.now() + freshWaitMs;
+  while (!(await allocate(db, caller, label, nodeLabel, Date.now() < deadline))) await Bun.sleep(freshPauseMs);
+}
+
+/** False when a port is too fresh, and the caller has the time to wait. */
+async function allocate(db: Db, caller: Caller, label: string, nodeLabel: string, patient: boolean): Promise<boolean> {
+  return write(db, async (tx) => {
     const project = await getProject(tx, label);
     requireProject(caller, project);
     const node = await tx.selectFrom("node").select(["id", "project_id"]).where("label", "=", nodeLabel).executeTakeFirst();
@@ -83,15 +94,18 @@ export async function connectNode(db: Db, caller: Caller, label: string, nodeLab
       .innerJoin("nic", "nic.port_id", "port.id")
       .select(["port.label", "port.suspect"])
       .where("nic.node_id", "=", node.id)
-      .where("port.suspect", "is not", null)
-      .limit(1)
-      .executeTakeFirst();
-    if (suspect) {
+      .where((e) => e.or([e("port.suspect", "is not", null), e("port.drift", "is not", null)]))
+      .execute();
+    const [first] = suspect.toSorted((a, b) => Number(a.suspect === freshPort) - Number(b.suspect === freshPort));
+    if (first) {
+      if (patient && first.suspect === freshPort) return false;
+      const why = first.suspect ?? driftReason;
       throw blocked(
-        `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(suspect.label)} is known to carry nothing: ${suspect.suspect}`,
+        `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(first.label)} is known to carry nothing${caller.isAdmin ? `: ${why}` : "; an administrator can see why."}`,
       );
     }
     await tx.updateTable("node").set({ project_id: project.id }).where("id", "=", node.id).where("project_id", "is", null).execute();
+    return true;
   });
 }
 

@@ -3,7 +3,7 @@ import { type Db, translate, write } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
-import { dropSync, enqueueSync, isChangePending } from "../networking/journal.ts";
+import { dropSync, enqueueSync, isChangePending, wasEverChanged } from "../networking/journal.ts";
 import { getNic, getNode } from "./nodes.ts";
 
 /** With its settings, which hold the password. */
@@ -64,6 +64,8 @@ export async function showSwitch(
 export async function removeSwitch(db: Db, label: string): Promise<void> {
   await write(db, async (tx) => {
     const { id } = await getSwitch(tx, label);
+    const leased = await tx.selectFrom("switch").select("id").where("id", "=", id).where("lease_until", ">", Date.now()).executeTakeFirst();
+    if (leased) throw blocked(`Switch ${quote(label)} is in use by haas; try again.`);
     const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
     if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
     await tx.deleteFrom("switch").where("id", "=", id).execute();
@@ -84,7 +86,12 @@ export async function forgetHostKey(db: Db, label: string): Promise<void> {
   });
 }
 
-/** Register a port, and queue the change that makes it carry nothing. */
+/** Why a port can't be had that has drifted. */
+export const driftReason = "the last check found something else on it.";
+/** Why a port is suspect that was registered just now. */
+export const freshPort = "haas has not read it back since it was registered.";
+
+/** Register a port, and queue the change that makes it carry nothing. Until that is done it is suspect. */
 export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
   const exists = () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
   await translate(
@@ -101,7 +108,7 @@ export async function registerPort(ctx: Context, switchLabel: string, label: str
       if (same) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} is registered already, as ${quote(same.label)}.`);
       const { id } = await tx
         .insertInto("port")
-        .values({ switch_id: parent.id, label, canonical, suspect: null })
+        .values({ switch_id: parent.id, label, canonical, suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort })
         .returning("id")
         .executeTakeFirstOrThrow();
       await enqueueSync(tx, { portId: id, switchId: parent.id, nextTry: 0 });
@@ -117,20 +124,32 @@ export async function removePort(db: Db, switchLabel: string, label: string): Pr
     const nic = await nicOnPort(tx, port.id);
     if (nic) throw blocked(`Port ${quote(label)} is still connected to nic ${quote(nic.label)} of node ${quote(nic.node)}.`);
     if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
+    await refuseIfUncertain(tx, port);
     await dropSync(tx, port.id);
     await tx.deleteFrom("port").where("id", "=", port.id).execute();
   });
+}
+
+/** What haas itself may have left on a port must not be forgotten with the port, or with the cable. */
+async function refuseIfUncertain(
+  tx: Db,
+  { id, label, suspect, drift }: { id: number; label: string; suspect: string | null; drift: string | null },
+) {
+  if ((suspect ?? drift) === null || !(await wasEverChanged(tx, id))) return;
+  throw blocked(
+    `Port ${quote(label)} is not known to carry nothing: ${suspect ?? driftReason} Reconcile its switch, or trust the port, first.`,
+  );
 }
 
 /** Take an administrator's word for it that a suspect port carries what it should. */
 export async function trustPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
   const suspicion = await write(ctx.db, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
-    if (port.suspect === null) throw blocked(`Port ${quote(label)} is not suspect.`);
+    if ((port.suspect ?? port.drift) === null) throw blocked(`Port ${quote(label)} is not suspect.`);
     if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
     await dropSync(tx, port.id);
-    await tx.updateTable("port").set({ suspect: null }).where("id", "=", port.id).execute();
-    return port.suspect;
+    await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", port.id).execute();
+    return port.suspect ?? driftReason;
   });
   ctx.log.warning("a suspect port was declared good by an administrator", { switch: switchLabel, port: label, suspect: suspicion });
 }
@@ -161,8 +180,10 @@ export async function connectNic(db: Db, switchLabel: string, label: string, nod
       const node = await getNode(tx, nodeLabel);
       const nic = await getNic(tx, node, nicLabel);
       if (nic.port_id !== null) throw taken();
-      if (port.suspect !== null && node.project_id !== null) {
-        throw blocked(`Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect}`);
+      if ((port.suspect ?? port.drift) !== null && node.project_id !== null) {
+        throw blocked(
+          `Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect ?? driftReason}`,
+        );
       }
       await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
     }),
@@ -176,6 +197,7 @@ export async function detachNic(db: Db, switchLabel: string, label: string): Pro
     const nic = await nicOnPort(tx, port.id);
     if (!nic) throw noNic(switchLabel, label);
     if (nic.project_id !== null) throw blocked(`Node ${quote(nic.node)} is not free.`);
+    await refuseIfUncertain(tx, port);
     await tx.updateTable("nic").set({ port_id: null }).where("id", "=", nic.id).execute();
   });
 }

@@ -196,6 +196,9 @@ export function reversion(switchLabel: string, portLabel: string): Check {
   };
 }
 
+/** For projects: where the switch is and how haas logs in there is the administrators' business. */
+const unreachedReason = "haas can't use the switch at the moment; an administrator can see why.";
+
 /** An action as it is published. After its node was deleted, only administrators can see it. */
 export async function showAction(db: Db, caller: Caller, uuid: string) {
   const action: Action | undefined = await findAction(db, uuid);
@@ -210,7 +213,7 @@ export async function showAction(db: Db, caller: Caller, uuid: string) {
     new_network: action.new_network,
     type: action.type,
     channel: action.channel,
-    reason: action.reason,
+    reason: action.unreached && action.reason !== null && !caller.isAdmin ? unreachedReason : action.reason,
     attempts: action.attempts,
     next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(action.next_try).toISOString() : null,
   };

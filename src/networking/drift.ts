@@ -9,7 +9,7 @@ import { type SwitchReader, type SwitchRow, withSwitch } from "./session.ts";
 // What switches really hold, beside what they should: for administrators.
 
 /** How long a request waits for a switch that networking actions hold. */
-const requestWaitMs = 10_000;
+const requestWaitMs = 20_000;
 
 /** What is to come onto a port, and what is to leave it. */
 export interface Difference {

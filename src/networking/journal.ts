@@ -1,5 +1,5 @@
 import { type Insertable, type Selectable, sql } from "kysely";
-import type { Tables } from "../db/tables.ts";
+import type { Flag, Tables } from "../db/tables.ts";
 import { type Db, isPostgres, type Tx, write } from "../db/transaction.ts";
 import type { PortState } from "../hardware/switches/driver.ts";
 
@@ -64,8 +64,9 @@ export async function enqueueSync(
     .where("type", "=", "sync_port")
     .executeTakeFirst();
   if (queued) {
-    if (queued.next_try <= nextTry) return;
-    await tx.updateTable("networking_action").set({ next_try: nextTry }).where("id", "=", queued.id).execute();
+    // Under another name, so that a batch which is under way does not take this wish for the one that it fulfils.
+    const due = Math.min(queued.next_try, nextTry);
+    await tx.updateTable("networking_action").set({ uuid: crypto.randomUUID(), next_try: due }).where("id", "=", queued.id).execute();
     return notify(tx);
   }
   await insert(tx, {
@@ -121,13 +122,26 @@ export async function isChangePending(db: Db, portId: number): Promise<boolean> 
   return row !== undefined;
 }
 
-/** Drop haas's own wish to have the port right. */
-export async function dropSync(tx: Tx, portId: number): Promise<void> {
+/** Whether anybody ever asked for a change of the port. */
+export async function wasEverChanged(db: Db, portId: number): Promise<boolean> {
+  const row = await db
+    .selectFrom("networking_action")
+    .select("id")
+    .where("port_id", "=", portId)
+    .where("type", "!=", "sync_port")
+    .limit(1)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Drop haas's own wish to have the port right; with `uuid`, only if that is still its name: see enqueueSync. */
+export async function dropSync(tx: Tx, portId: number, uuid?: string): Promise<void> {
   await tx
     .deleteFrom("networking_action")
     .where("port_id", "=", portId)
     .where("status", "=", "PENDING")
     .where("type", "=", "sync_port")
+    .$if(uuid !== undefined, (query) => query.where("uuid", "=", uuid!))
     .execute();
 }
 
@@ -270,6 +284,8 @@ export interface DueAction {
   /** For the log. */
   node: string | null;
   nic: string | null;
+  /** The wish to have the port right that is fulfilled with it. */
+  syncUuid: string | null;
   desired: PortState;
 }
 
@@ -278,7 +294,11 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
   const rows = await nextOnPorts(db)
     .innerJoin("port", "port.id", "action.port_id")
     .leftJoin("network", "network.id", "action.network_id")
+    .leftJoin("networking_action as sync", (join) =>
+      join.onRef("sync.port_id", "=", "action.port_id").on("sync.status", "=", "PENDING").on("sync.type", "=", "sync_port"),
+    )
     .select([
+      "sync.uuid as syncUuid",
       "action.id",
       "action.uuid",
       "action.type",
@@ -311,6 +331,7 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
     port: action.port,
     node: action.node,
     nic: action.nic,
+    syncUuid: action.syncUuid,
     desired: stateOf(attachedAfter(attached.get(action.portId) ?? [], action)),
   }));
 }
@@ -409,13 +430,13 @@ export async function portsOf(db: Db, switchId: number): Promise<Port[]> {
 
 /** How one action of a batch went. */
 export type Outcome =
-  /** Nothing was sent: for a dry run. Nobody knows more about the port than before. */
-  | { kind: "pretended" }
+  /** Nothing was sent: for a dry run. Nobody knows more about the port than before, and a wish to have it right stays, until `again`. */
+  | { kind: "pretended"; again: number }
   | { kind: "done" }
-  /** Try again at `nextTry`; `suspect` when the port may hold something else than before. */
-  | { kind: "retry"; reason: string; nextTry: number; suspect: boolean }
-  /** Give up; `syncAt` is when to bring the port back to what its attachments say. */
-  | { kind: "failed"; reason: string; syncAt: number; suspect: boolean };
+  /** Try again at `nextTry`; `suspect` when the port may hold something else than before. `unreached`: see the column. */
+  | { kind: "retry"; reason: string; unreached: boolean; nextTry: number; suspect: boolean }
+  /** Give up. The port may hold something else than before; `syncAt` is when to bring it back to what its attachments say. */
+  | { kind: "failed"; reason: string; unreached: boolean; syncAt: number };
 
 /** Record the outcomes of a batch, all of them or, when the lease was lost, none. False when it was lost. */
 export async function settle(db: Db, held: Lease, outcomes: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
@@ -432,7 +453,7 @@ export async function settle(db: Db, held: Lease, outcomes: readonly { action: D
   });
 }
 
-async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueAction, outcome: Outcome): Promise<void> {
+async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid }: DueAction, outcome: Outcome): Promise<void> {
   const action = await tx
     .selectFrom("networking_action")
     .selectAll()
@@ -442,29 +463,28 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId }: DueActi
   // A sync goes away with its port.
   if (!action) return;
   const suspect = (reason: string) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
-  const update = (values: Partial<Pick<Action, "status" | "reason" | "attempts" | "next_try" | "ended_at">>) =>
+  const update = (values: Partial<Pick<Action, "status" | "reason" | "unreached" | "attempts" | "next_try" | "ended_at">>) =>
     tx.updateTable("networking_action").set(values).where("id", "=", id).execute();
+  const unreached = "unreached" in outcome && outcome.unreached ? 1 : 0;
   switch (outcome.kind) {
     case "pretended":
     case "done":
-      if (outcome.kind === "done") await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
-      await dropSync(tx, portId);
+      if (outcome.kind === "done") {
+        await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
+        if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
+      } else if (type === "sync_port") await update({ next_try: outcome.again });
       if (type === "sync_port") return;
       await recordAttachment(tx, action);
       await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
       return;
     case "retry":
       if (outcome.suspect) await suspect(outcome.reason);
-      await update({ reason: outcome.reason, attempts: action.attempts + 1, next_try: outcome.nextTry });
+      await update({ reason: outcome.reason, unreached, attempts: action.attempts + 1, next_try: outcome.nextTry });
       return;
     case "failed":
-      if (outcome.suspect) await suspect(outcome.reason);
-      if (type === "sync_port") {
-        await tx.deleteFrom("networking_action").where("id", "=", id).execute();
-        return;
-      }
-      await update({ status: "ERROR", reason: outcome.reason, attempts: action.attempts + 1, ended_at: Date.now() });
-      if (outcome.suspect) await enqueueSync(tx, { portId, switchId, nextTry: outcome.syncAt });
+      await suspect(outcome.reason);
+      await update({ status: "ERROR", reason: outcome.reason, unreached, attempts: action.attempts + 1, ended_at: Date.now() });
+      await enqueueSync(tx, { portId, switchId, nextTry: outcome.syncAt });
       return;
   }
 }
@@ -491,6 +511,7 @@ export async function postpone(db: Db, switchId: number, reason: string, nextTry
       .updateTable("networking_action")
       .set({
         reason: sql<string>`coalesce(reason, ${reason} || (select ' Port ''' || label || ''' waits for it.' from port where id = port_id), ${reason})`,
+        unreached: sql<Flag>`case when reason is null then 1 else unreached end`,
         next_try: nextTry,
       })
       .where("switch_id", "=", switchId)

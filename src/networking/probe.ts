@@ -1,5 +1,6 @@
 import type { Context } from "../context.ts";
 import { SwitchError } from "../errors.ts";
+import { redact } from "../hardware/command.ts";
 import type { PortState, SessionObserver, SwitchDriver } from "../hardware/switches/driver.ts";
 import { getSwitch } from "../inventory/switches.ts";
 import { readPort, useSwitch } from "./drift.ts";
@@ -51,9 +52,19 @@ export async function testSwitch(ctx: Context, label: string) {
     error = recorder.redact(thrown.message);
     recorder.end(recorder.steps.some(({ ok }) => !ok));
   }
-  const { host_key } = await ctx.db.selectFrom("switch").select("host_key").where("id", "=", row.id).executeTakeFirstOrThrow();
+  const known = await ctx.db.selectFrom("switch").select("host_key").where("id", "=", row.id).executeTakeFirst();
   const { steps, recording } = recorder;
-  return { switch: label, type: row.type, ok: error === null, steps, port: port ?? null, state, host_key, error, recording };
+  return {
+    switch: label,
+    type: row.type,
+    ok: error === null,
+    steps,
+    port: port ?? null,
+    state,
+    host_key: known?.host_key ?? null,
+    error,
+    recording,
+  };
 }
 
 /** Steps and lines of a session, with their times. */
@@ -92,7 +103,7 @@ class Recorder implements SessionObserver {
 
   /** Drivers pass no secret on; but a device may repeat one where its driver does not expect it. */
   redact(text: string): string {
-    return this.secrets.reduce((rest, secret) => rest.replaceAll(secret, "***"), text);
+    return redact(text, this.secrets);
   }
 }
 

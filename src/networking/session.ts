@@ -155,11 +155,12 @@ export async function withSwitch<T>(
 async function takeWithin(ctx: Context, row: SwitchRow, waitMs: number): Promise<HeldSwitch> {
   const deadline = Date.now() + waitMs;
   for (;;) {
-    const now = await ctx.db.selectFrom("switch").select("lease_owner").where("id", "=", row.id).executeTakeFirst();
+    const now = await ctx.db.selectFrom("switch").select(["lease_owner", "lease_until"]).where("id", "=", row.id).executeTakeFirst();
     if (!now) throw notFound("Switch", row.label);
-    const held = await HeldSwitch.take(ctx, row, now.lease_owner);
+    const taken = now.lease_owner !== null && now.lease_until > Date.now() && !isDead(now.lease_owner);
+    const held = taken ? null : await HeldSwitch.take(ctx, row, now.lease_owner);
     if (held) return held;
-    if (Date.now() >= deadline) throw blocked(`Switch ${quote(row.label)} is busy with networking actions; try again.`);
+    if (Date.now() >= deadline) throw blocked(`Switch ${quote(row.label)} is in use by haas; try again.`);
     await Bun.sleep(waitPauseMs);
   }
 }

@@ -143,7 +143,8 @@ class NetworkWorker implements Worker {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
           }
-          const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const } }));
+          const again = Date.now() + longestRetryMs;
+          const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const, again } }));
           if (!(await this.#settle(busy, held, pretended))) return;
           continue;
         }
@@ -152,7 +153,7 @@ class NetworkWorker implements Worker {
         const ended = lost === null ? actions : actions.filter((action) => failures.has(action));
         const outcomes = ended.map((action) => ({
           action,
-          outcome: failures.has(action) ? this.#failure(action, failures.get(action), true) : { kind: "done" as const },
+          outcome: failures.has(action) ? this.#failure(action, failures.get(action)) : { kind: "done" as const },
         }));
         if (!(await this.#settle(busy, held, outcomes))) return;
         if (lost === null) {
@@ -264,32 +265,32 @@ class NetworkWorker implements Worker {
     return found;
   }
 
-  /** What becomes of an action that failed. `touched`: the port may have changed. */
-  #failure(action: DueAction, error: unknown, touched: boolean): Outcome {
+  /** What becomes of an action that failed. `unreached`: the switch did not even let haas in. */
+  #failure(action: DueAction, error: unknown, unreached = false): Outcome {
     const reason = reasonOf(error, action.port);
     const attempts = action.attempts + 1;
     const nextTry = Date.now() + retryDelayMs(attempts);
-    const permanent = error instanceof SwitchError && error.permanent;
     const spent = attempts >= this.ctx.config.network.maxTries;
-    // The driver can't talk to such a device at all, so the port is as it was.
-    if (permanent) return { kind: "failed", reason, syncAt: nextTry, suspect: touched };
     // haas's own wish to have a port right never ends; the port is suspect until it is.
-    if (action.type === "sync_port") return { kind: "retry", reason, nextTry, suspect: true };
+    if (action.type === "sync_port") return { kind: "retry", reason, unreached, nextTry, suspect: true };
     // Some earlier try may have changed the port, even if this one did not.
-    if (spent) return { kind: "failed", reason, syncAt: nextTry, suspect: true };
-    return { kind: "retry", reason, nextTry, suspect: false };
+    if (spent) return { kind: "failed", reason, unreached, syncAt: nextTry };
+    return { kind: "retry", reason, unreached, nextTry, suspect: false };
   }
 
   async #cannotOpen(busy: BusySwitch, held: HeldSwitch, error: unknown): Promise<void> {
     // It is a try of every action that is due, not just of one batch.
+    const now = Date.now();
+    let waiting = 0;
     for (;;) {
-      const due = await dueActions(this.ctx.db, busy.id, Date.now(), batchLimit);
+      const due = await dueActions(this.ctx.db, busy.id, now, batchLimit);
       if (due.length === 0) break;
-      const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, false) }));
-      if (!(await this.#settle(busy, held, outcomes))) return;
+      const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, true) }));
+      if (!(await this.#settle(busy, held, outcomes, true))) return;
+      waiting += outcomes.filter(({ outcome }) => outcome.kind === "retry").length;
     }
-    if (error instanceof SwitchError && error.permanent) return;
     const reason = reasonOf(error);
+    this.ctx.log.warning("a switch can't be used", { switch: busy.label, actions: waiting, reason });
     await postpone(this.ctx.db, busy.id, reason, this.#leaveAlone(busy.id, reason));
   }
 
@@ -301,15 +302,20 @@ class NetworkWorker implements Worker {
     return until;
   }
 
-  /** False when the lease was lost: then nothing was recorded, and the switch is somebody else's. */
-  async #settle(busy: BusySwitch, held: HeldSwitch, results: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
+  /** False when the lease was lost: then nothing was recorded, and the switch is somebody else's. `quietly`: what is tried again is not told here. */
+  async #settle(
+    busy: BusySwitch,
+    held: HeldSwitch,
+    results: readonly { action: DueAction; outcome: Outcome }[],
+    quietly = false,
+  ): Promise<boolean> {
     if (!(await settle(this.ctx.db, held.lease, results))) {
       this.ctx.log.warning("another worker took the switch over; its actions are done again there", { switch: busy.label });
       return false;
     }
     for (const { action, outcome } of results) {
       const fields = { switch: busy.label, port: action.port, node: action.node, nic: action.nic, action: action.uuid };
-      if (outcome.kind === "pretended") continue;
+      if (outcome.kind === "pretended" || (outcome.kind === "retry" && quietly)) continue;
       if (outcome.kind === "done") this.ctx.log.info("port changed", { ...fields, carries: describePort(action.desired) });
       else if (outcome.kind === "retry") this.ctx.log.warning("port not changed yet", { ...fields, reason: outcome.reason });
       else this.ctx.log.error("port not changed", { ...fields, reason: outcome.reason });

@@ -55,7 +55,7 @@ const read = async (port: string) => (await session.readPorts([port])).get(port)
 const failure = (work: Promise<unknown>) =>
   work.then(
     () => Promise.reject(new Error("it succeeded")),
-    (error: { type: string; message: string; permanent: boolean }) => error,
+    (error: { type: string; message: string }) => error,
   );
 
 /** What a hostile node would try: no tag, the priority tag, the edges, the networks of its neighbours, two tags. */

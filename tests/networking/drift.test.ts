@@ -525,7 +525,7 @@ test("a switch that stays busy is a BlockedError, and stays as it is", async () 
       service.call("POST", "/switch/sw/test"),
     ]);
     for (const answer of answers)
-      expect(answer).toMatchObject({ status: 409, body: { type: "BlockedError", msg: expect.stringContaining("busy") } });
+      expect(answer).toMatchObject({ status: 409, body: { type: "BlockedError", msg: expect.stringContaining("in use by haas") } });
     const { lease_owner } = await service.ctx.db.selectFrom("switch").select("lease_owner").executeTakeFirstOrThrow();
     expect(lease_owner).toBe("elsewhere 1 1");
   } finally {

@@ -95,6 +95,8 @@ describe.each(databases)("networking on %s", (kind) => {
     await service.ok("PUT", "/node/n3", { obm: mockObm });
     await service.ok("PUT", "/node/n3/nic/nic", { macaddr: "x" });
     await service.ok("POST", "/switch/b/port/1/0/10/connect_nic", { node: "n3", nic: "nic" });
+    await service.apply();
+    await service.ok("POST", "/switch/b/port/1/0/10/trust");
     await service.ok("POST", "/project/p/connect_node", { node: "n3" });
     expect(await service.call("POST", "/node/n3/nic/nic/connect_network", { network: "a", channel: "vlan/100" })).toMatchObject({
       status: 409,

@@ -1,3 +1,4 @@
+import { redact } from "../command.ts";
 import { Screen } from "./screen.ts";
 import { ConsoleLost, LoginRefused, type Transport } from "./transport.ts";
 
@@ -294,9 +295,7 @@ export class Channel {
   }
 
   #redact(text: string): string {
-    let clean = text;
-    for (const secret of this.secrets) if (secret !== "") clean = clean.replaceAll(secret, "[secret]");
-    return clean;
+    return redact(text, this.secrets);
   }
 }
 

@@ -155,9 +155,9 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
 function failure(label: string, port: string | null, error: unknown): Error {
   if (error instanceof HaasError) return error;
   const where = `Switch ${quote(label)}${port === null ? "" : `, port ${quote(port)}`}`;
-  if (error instanceof ConsoleLost) return new SessionLostError(`${where}: ${error.message}.`, false, { cause: error });
+  if (error instanceof ConsoleLost) return new SessionLostError(`${where}: ${error.message}.`, { cause: error });
   if (error instanceof CommandRefused || error instanceof LoginRefused || error instanceof Unreadable) {
-    return new SwitchError(`${where}: ${error.message}.`, false, { cause: error });
+    return new SwitchError(`${where}: ${error.message}.`, { cause: error });
   }
   return error instanceof Error ? error : new Error(String(error));
 }

@@ -79,6 +79,8 @@ export interface SwitchDriver<Settings = any> {
   validatePort(label: string): void;
   /** The one spelling of a legal port name, where the device takes several for the same port. */
   canonicalPort?(label: string): string;
+  /** A port that was never written to carries nothing, so that nobody has to wait until it has been. */
+  readonly startsEmpty?: true;
   /** A VLAN that the driver needs for itself on such a switch, so that no network can be on it. */
   reservedVlan?(settings: Settings): number;
   /**
@@ -87,8 +89,7 @@ export interface SwitchDriver<Settings = any> {
    */
   plan(port: string, actual: PortState, desired: PortState, settings: Settings): readonly string[];
   /**
-   * Connect and log in, in bounded time. Rejects with a `SwitchError`; a permanent one when this
-   * program can't drive the device at all.
+   * Connect and log in, in bounded time. Rejects with a `SwitchError`.
    */
   open(target: SwitchTarget<Settings>): Promise<SwitchSession>;
 }

@@ -14,6 +14,7 @@ export const mock: SwitchDriver = {
   positional: ["hostname", "username", "password"],
   capabilities: ["nativeless-trunk-mode"],
   highestVlan: 4094,
+  startsEmpty: true,
   validatePort: () => {},
   plan: (port, actual, desired) => (samePort(actual, desired) ? [] : [`set ${port} to ${describePort(desired)}`]),
   async open({ label }) {

@@ -184,8 +184,8 @@ class Bridge {
     readonly settings: Settings,
   ) {}
 
-  error(words: string, permanent = false, cause?: unknown): SwitchError {
-    return new SwitchError(`${this.title}: ${words}.`, permanent, { cause });
+  error(words: string, cause?: unknown): SwitchError {
+    return new SwitchError(`${this.title}: ${words}.`, { cause });
   }
 
   find(ports: readonly PortRow[], name: string): PortRow {
@@ -202,9 +202,9 @@ class Bridge {
       maxOutputBytes,
     }).catch((error: unknown) => {
       if (error instanceof CommandError && error.reason === "not-installed") {
-        throw this.error("ovs-vsctl is not installed on the server (Debian package: openvswitch-switch)", false, error);
+        throw this.error("ovs-vsctl is not installed on the server (Debian package: openvswitch-switch)", error);
       }
-      throw this.error(`${about}${messageOf(error)}`, false, error);
+      throw this.error(`${about}${messageOf(error)}`, error);
     });
     // 142 is 128 + SIGALRM, the end that --timeout gives it.
     if (result.timedOut || result.exitCode === 142 || result.exitCode === null) {
@@ -255,7 +255,7 @@ class Bridge {
       const { headings, data } = JSON.parse(line) as { headings: string[]; data: unknown[][] };
       return data.map((cells) => Object.fromEntries(cells.map((cell, i) => [headings[i]!, plain(cell)])));
     } catch (error) {
-      throw this.error("ovs-vsctl's answer is not the JSON that it should be", false, error);
+      throw this.error("ovs-vsctl's answer is not the JSON that it should be", error);
     }
   }
 

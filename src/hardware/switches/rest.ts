@@ -117,9 +117,9 @@ class RestClient {
       rejectUnauthorized: settings.ca_file !== undefined || settings.tls !== "insecure",
       ...ca,
     });
-    const answer = await client.#exchange(probe.call, "", target.connectTimeoutMs, "beginning");
+    const answer = await client.#exchange(probe.call, aboutSwitch, target.connectTimeoutMs, "beginning");
     observer?.step("log in");
-    client.#check(answer, probe, "");
+    client.#check(answer, probe, aboutSwitch);
     return client;
   }
 
@@ -129,7 +129,7 @@ class RestClient {
     this.#underWay?.abort();
   }
 
-  /** Send one call. An answer that is neither a success nor in `already` rejects. `about` begins the sentence of a failure. */
+  /** Send one call. An answer that is neither a success nor in `already` rejects. `about` is what the failure concerns: see aboutPort. */
   async send(step: Step, about: string): Promise<Answer> {
     const answer = await this.#exchange(step.call, about, this.target.commandTimeoutMs, "all");
     this.#check(answer, step, about);
@@ -154,7 +154,7 @@ class RestClient {
   }
 
   error(words: string): SwitchError {
-    return new SwitchError(`Switch ${quote(this.target.label)}: ${words}.`);
+    return new SwitchError(`Switch ${quote(this.target.label)}${words}.`);
   }
 
   /** What a device said, as it may stand in a sentence: one short printable line without a secret. */
@@ -167,7 +167,7 @@ class RestClient {
   }
 
   #lost(words: string): SessionLostError {
-    return new SessionLostError(`Switch ${quote(this.target.label)}: ${words}.`);
+    return new SessionLostError(`Switch ${quote(this.target.label)}${words}.`);
   }
 
   #check({ status, reason, text }: Answer, { call, already = [] }: Step, about: string): void {
@@ -293,8 +293,7 @@ function formsOf(settings: RestSettings): string[] {
 
 /** The authorities to trust. An empty file would mean the system's. */
 async function readCertificates(label: string, path: string): Promise<string> {
-  const fail = (words: string, cause?: unknown) =>
-    new SwitchError(`Switch ${quote(label)}: ca_file ${quote(path)} ${words}.`, false, { cause });
+  const fail = (words: string, cause?: unknown) => new SwitchError(`Switch ${quote(label)}: ca_file ${quote(path)} ${words}.`, { cause });
   let text: string;
   try {
     const { size } = await stat(path).then((found) => (found.isFile() ? found : Promise.reject(new Error("it is not a file"))));
@@ -432,7 +431,9 @@ export interface RestDevice {
   readonly save?: Step;
 }
 
-const aboutPort = (label: string) => `port ${quote(label)}: `;
+/** What stands between the switch and what is wrong, in a failure. */
+const aboutPort = (label: string) => `, port ${quote(label)}: `;
+const aboutSwitch = ": ";
 
 const isNothing = ({ native, tagged }: PortState) => native === null && tagged.length === 0;
 
@@ -479,7 +480,7 @@ function changesOf(device: RestDevice, settings: RestSettings, label: string, he
   const shutting = held.open ? [device.shut(settings, port)] : [];
   if (isNothing(desired)) return { shutting, changing: device.empty(settings, port, held), opening: [] };
   const { native, tagged } = desired;
-  if (native === null) throw new SwitchError(`${about}a switch of this type can't carry tagged VLANs without a native one.`, true);
+  if (native === null) throw new SwitchError(`${about}a switch of this type can't carry tagged VLANs without a native one.`);
   const add = (vlans: readonly number[]) => vlans.map((vlan) => device.tag(settings, port, vlan));
   // On its way from one native VLAN to another a port is in the default VLAN, so it is shut for that.
   if (!held.open || held.mode !== "ours" || held.odd || held.native !== native) {
@@ -492,7 +493,7 @@ function changesOf(device: RestDevice, settings: RestSettings, label: string, he
 }
 
 export function planPort(device: RestDevice, label: string, actual: PortState, desired: PortState, settings: RestSettings): string[] {
-  const { shutting, changing, opening } = changesOf(device, settings, label, heldFrom(actual), desired, aboutPort(label));
+  const { shutting, changing, opening } = changesOf(device, settings, label, heldFrom(actual), desired, `Port ${quote(label)}: `);
   return [...shutting, ...changing, ...opening].map(({ call }) => showCall(settings, device.base(settings), call));
 }
 
@@ -515,7 +516,7 @@ export async function openRest(device: RestDevice, target: SwitchTarget<RestSett
   return {
     async applyPort(label, desired) {
       const about = aboutPort(label);
-      const where = `Switch ${quote(target.label)}: ${about}`;
+      const where = `Switch ${quote(target.label)}${about}`;
       const { shutting, changing, opening } = changesOf(device, settings, label, await read(label), desired, where);
       if ([shutting, changing, opening].every((steps) => steps.length === 0)) return;
       if (shutting.length > 0) {
@@ -540,7 +541,7 @@ export async function openRest(device: RestDevice, target: SwitchTarget<RestSett
       for (const label of labels) found.set(label, stateOf(await read(label)));
       return found;
     },
-    ...(device.save && { save: () => send([device.save!], "saving its configuration: ") }),
+    ...(device.save && { save: () => send([device.save!], ": saving its configuration: ") }),
     close: async () => client.close(),
   };
 }
