@@ -1,14 +1,15 @@
 import type { Client } from "../client/http.ts";
 import { messageOf } from "../errors.ts";
-import { client } from "./command.ts";
 import { conversation } from "./conversation.ts";
 import { switchTimeoutMs } from "./dry-run.ts";
 import { tabular } from "./output.ts";
 import { printable, withProgress } from "./progress.ts";
-import { about, carried, list, raw, record, records, vlans, word, wordOrNull } from "./reading.ts";
+import { about, carried, list, raw, record, records, standing, unreadable, vlans, word, wordOrNull } from "./reading.ts";
 
 /** How many switches are read at once. */
 const parallelReads = 4;
+/** For what the server knows already. */
+const standingTimeoutMs = 10_000;
 
 /** What was found out about one switch. */
 interface Findings {
@@ -27,6 +28,9 @@ function differenceOf(port: Record<string, unknown>): string[] {
   const { missing, excess } = record(port.difference);
   return [carried(port.desired), carried(port.actual), vlans(missing), vlans(excess)];
 }
+
+const neverChecked =
+  "note: no switch was ever checked: the periodic check ([network-daemon] verify_interval) is off, or has not come to one with ports yet\n";
 
 export const driftCommands = [
   conversation({
@@ -55,13 +59,18 @@ export const driftCommands = [
       return drift.length > 0 || errors.length > 0 ? 1 : 0;
     },
   }),
-  client({
+  conversation({
     name: "show_drift",
     grouped: "drift show",
     about: "show what the last periodic check of the switches found",
     args: {},
-    call: () => ({ method: "GET", path: ["drift"] }),
-    answer: lastCheck,
+    async talk(_, { json }, server) {
+      const answer = await withProgress(`waiting for ${server.endpoint}`, () => server.call({ method: "GET", path: ["drift"] }));
+      const switches = records(record(answer).switches);
+      process.stdout.write(json ? `${JSON.stringify(answer)}\n` : lastCheck(switches, process.stdout.isTTY));
+      if (switches.length > 0 && switches.every(({ checked_at }) => checked_at === null)) process.stderr.write(neverChecked);
+      return 0;
+    },
   }),
 ];
 
@@ -72,19 +81,31 @@ async function inspect(server: Client, label: string): Promise<Findings> {
     return { answer, ...sort(shown, records(record(answer).ports)) };
   } catch (error) {
     // One broken switch does not keep the others from being shown.
-    return { answer: null, drift: [], notes: [], errors: [about([shown], printable(messageOf(error)))] };
+    const notes = await standingNote(server, label);
+    return { answer: null, drift: [], notes, errors: [about([shown], printable(messageOf(error)))] };
+  }
+}
+
+/** What is known of a switch that can't be read; nothing when that can't be had, either. */
+async function standingNote(server: Client, label: string): Promise<string[]> {
+  try {
+    const state = await server.call({ method: "GET", path: ["switch", label, "reconcile"], timeoutMs: standingTimeoutMs });
+    return [`${printable(label)}: ${standing(record(state))}`];
+  } catch {
+    return [];
   }
 }
 
 /** Tell drift from what is to be expected, and from what is not known. */
 function sort(label: string, ports: readonly Record<string, unknown>[]): Omit<Findings, "answer"> {
-  const found = { drift: [] as string[][], notes: [] as string[], errors: [] as string[] };
-  for (const port of ports) {
+  const isRead = ({ actual, error }: Record<string, unknown>) => actual !== null && error === null;
+  const errors = unreadable(
+    label,
+    ports.filter((port) => !isRead(port)),
+  );
+  const found = { drift: [] as string[][], notes: [] as string[], errors };
+  for (const port of ports.filter(isRead)) {
     const name = word(port.port);
-    if (port.actual === null || port.error !== null) {
-      found.errors.push(about([label, name], wordOrNull(port.error) ?? "it was not read."));
-      continue;
-    }
     const [desired, actual] = [carried(port.desired), carried(port.actual)];
     const suspect = wordOrNull(port.suspect);
     if (port.difference !== null) {
@@ -98,8 +119,8 @@ function sort(label: string, ports: readonly Record<string, unknown>[]): Omit<Fi
 }
 
 /** A row for each port that differs, else one for the switch; its error is the last cell. */
-function lastCheck(value: unknown, terminal: boolean): string {
-  const rows = records(record(value).switches).flatMap((checked) => {
+function lastCheck(switches: readonly Record<string, unknown>[], terminal: boolean): string {
+  const rows = switches.flatMap((checked) => {
     const head = [word(checked.switch), wordOrNull(checked.checked_at) ?? ""];
     const ports = records(checked.ports).map((port) => [word(port.port), ...differenceOf(port)]);
     const error = wordOrNull(checked.error) ?? "";

@@ -2,7 +2,7 @@ import { isObject } from "../client/http.ts";
 import { type ClientCommand, UsageError } from "./command.ts";
 import { lines } from "./output.ts";
 import { deviceLine } from "./progress.ts";
-import { list, raw, word } from "./reading.ts";
+import { carried, isForeign, list, raw, word } from "./reading.ts";
 
 /** For a call that talks to a switch before it answers: old ones are slow, and may be busy. */
 export const switchTimeoutMs = 600_000;
@@ -27,7 +27,7 @@ export const withDryRun = ({ options = [], call, answer, ...command }: ClientCom
 
 /** A port of an answer, and below it what would be sent to the switch. */
 export function plan(label: string, port: Record<string, unknown>): string {
-  const header = `${label} ${word(port.port)}`;
+  const header = `${label} ${word(port.port)}${isForeign(port.actual) ? ` carries ${carried(port.actual)}` : ""}`;
   const sent = list(port.lines).map((line) => `  ${deviceLine(raw(line))}`);
   return lines(sent.length > 0 ? [header, ...sent] : [`${header}: nothing to do`]);
 }

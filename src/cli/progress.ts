@@ -12,22 +12,28 @@ const silentMs = 400;
 /** What a shell makes of a program that Ctrl-C ended. */
 const interruptedStatus = 130;
 
-/** Do some work with a line that shows it; the line is gone when the work ends. */
-export async function withProgress<T>(text: string, work: (progress: Progress) => Promise<T>): Promise<T> {
-  if (!process.stderr.isTTY) return work({ show() {} });
+/**
+ * Do some work with a line that shows it; the line is gone when the work ends.
+ * `lastWords`: the lines that Ctrl-C leaves on standard error, whatever that is.
+ */
+export async function withProgress<T>(text: string, work: (progress: Progress) => Promise<T>, lastWords?: () => string): Promise<T> {
+  const terminal = process.stderr.isTTY;
+  if (!terminal && !lastWords) return work({ show() {} });
   let frame = 0;
   const started = performance.now();
-  const timer = setInterval(() => {
+  const draw = () => {
     if (performance.now() - started < silentMs) return;
     const room = (process.stderr.columns || 80) - 3;
     process.stderr.write(`\r${frames[frame++ % frames.length]} ${text.slice(0, room)}\x1b[K`);
-  }, frameMs);
+  };
+  const timer = terminal ? setInterval(draw, frameMs) : undefined;
   const clear = () => {
     clearInterval(timer);
     if (frame > 0) process.stderr.write("\r\x1b[K");
   };
   const interrupted = () => {
     clear();
+    process.stderr.write(lastWords?.() ?? "");
     process.exit(interruptedStatus);
   };
   process.once("SIGINT", interrupted);

@@ -5,8 +5,8 @@ export async function readSecret(argument: string, prompt = "Password"): Promise
   if (argument !== "-") return argument;
   const terminal = process.stdin.isTTY;
   if (terminal) {
-    process.stderr.write(`${prompt}: `);
     Bun.spawnSync(["stty", "-echo"], { stdin: "inherit" });
+    process.stderr.write(`${prompt}: `);
   }
   try {
     for await (const line of console) {

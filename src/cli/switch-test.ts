@@ -2,7 +2,7 @@ import { conversation } from "./conversation.ts";
 import { switchTimeoutMs } from "./dry-run.ts";
 import { lines, table } from "./output.ts";
 import { deviceLine, withProgress } from "./progress.ts";
-import { carried, list, number, raw, record, records, word, wordOrNull } from "./reading.ts";
+import { carried, isForeign, number, raw, record, records, word, wordOrNull } from "./reading.ts";
 
 export const switchTestCommand = conversation({
   name: "switch_test",
@@ -20,9 +20,6 @@ export const switchTestCommand = conversation({
   },
 });
 
-/** In no network: drivers say by it that a port holds something else. */
-const foreignVlan = 4095;
-
 /** What an operator reads, in paragraphs: the steps, what was found, what went wrong and what to do about it. */
 function page(test: Record<string, unknown>, withRecording: boolean): string {
   const label = word(test.switch);
@@ -31,9 +28,7 @@ function page(test: Record<string, unknown>, withRecording: boolean): string {
   const [port, hostKey, error] = [wordOrNull(test.port), wordOrNull(test.host_key), wordOrNull(test.error)];
   const found = [
     ...(test.state === null ? [] : [`Port ${port} carries ${carried(test.state)}.`]),
-    ...(test.state !== null && list(record(test.state).tagged).includes(foreignVlan)
-      ? [`VLAN ${foreignVlan} stands for a setting that haas would not make; the next change of the port replaces it.`]
-      : []),
+    ...(test.state !== null && isForeign(test.state) ? ["The next change of the port replaces that."] : []),
     ...(port === null && test.ok === true ? ["None of its ports is registered, so none was read."] : []),
     ...(hostKey === null ? [] : [`Its SSH host key is ${hostKey}.`]),
   ];
@@ -71,17 +66,18 @@ const restful = ["brocade", "dellnos9"];
 
 /** What to do about a failure; the words of the failure tell more than the step in which it came. */
 function hints(label: string, type: string, step: string, error: string): string[] {
+  const anew = `A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete ${label}).`;
   if (/host key/i.test(error)) {
     return [
       `If the switch was replaced, or was given a new key, run: haas switch_forget_host_key ${label}`,
       "If not, somebody may be between haas and the switch: find that out first.",
     ];
   }
-  if (/algorithm/i.test(error)) return ["An old switch may need the old SSH algorithms: register it with --legacy-algorithms."];
+  if (/algorithm/i.test(error)) return ["An old switch may need the old SSH algorithms: register it with --legacy-algorithms.", anew];
   if (/certificate|self.signed|\bTLS\b/i.test(error)) {
-    return ["Register it with --ca-file FILE, the certificates that its own is checked against, or with --tls insecure to take any."];
+    return ["Register it with --ca-file FILE, the certificates that its own is checked against, or with --tls insecure to take any.", anew];
   }
-  if (/\benable\b/i.test(error)) return ["Register it with the --enable-password that it asks for, or with a login that needs none."];
+  if (/\benable\b/i.test(error)) return ["Register it with the --enable-password that it asks for, or with a login that needs none.", anew];
   if (/\bsessions\b|session limit|too many|\b503\b/i.test(error)) {
     return [
       "All of its sessions seem to be in use, and haas needs one: end those that nobody needs, at its console.",
@@ -92,17 +88,18 @@ function hints(label: string, type: string, step: string, error: string): string
     return [
       "It is there, but does not answer: see at its console whether it is busy, hangs, or waits for somebody.",
       "A slow one gets more time by connect_timeout and command_timeout in its section of the server's haas.cfg.",
-      ...(step === "connect" ? ["One that speaks telnet instead of SSH is registered with --transport telnet."] : []),
+      ...(step === "connect" ? ["One that speaks telnet instead of SSH is registered with --transport telnet.", anew] : []),
     ];
   }
-  if (/'SSH-\d/.test(error)) return ["SSH answers at that address: register it without --transport telnet."];
+  if (/'SSH-\d/.test(error)) return ["SSH answers at that address: register it without --transport telnet.", anew];
   if (restful.includes(type) && /\b404\b/.test(error)) {
-    return ["No REST interface answers at that address: check its port, and that the interface is enabled on the switch."];
+    return ["No REST interface answers at that address: check its port, and that the interface is enabled on the switch.", anew];
   }
   if (step === "log in" || /log ?in|password|credential|authenticat|unauthori[sz]ed|key_file/i.test(error)) {
     return [
       "Check the user name and the password (or key file) that it was registered with, by logging in from the server yourself.",
       "Some switches take no more logins for a while after wrong ones, or while all of their sessions are in use.",
+      anew,
     ];
   }
   if (step.startsWith("read port")) {
@@ -123,5 +120,6 @@ function hints(label: string, type: string, step: string, error: string): string
     ...(restful.includes(type)
       ? ["HTTP or HTTPS is chosen with --tls off or --tls verify, and the port with an address of host:port."]
       : []),
+    anew,
   ];
 }

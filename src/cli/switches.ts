@@ -79,8 +79,8 @@ export const switchCommands = [
       const settings: Record<string, string | boolean> = optionFields(options);
       for (const [name, value] of Object.entries(values)) settings[fieldOf[name] ?? name] = value;
       // One after the other: both may be lines of standard input, in this order.
-      for (const field of ["password", "enable_password"]) {
-        if (typeof settings[field] === "string") settings[field] = await readSecret(settings[field]);
+      for (const [field, prompt] of Object.entries({ password: "Password", enable_password: "Enable password" })) {
+        if (typeof settings[field] === "string") settings[field] = await readSecret(settings[field], prompt);
       }
       return { method: "PUT", path: ["switch", label], body: { type: switchTypePrefix + subtype, ...settings } };
     },

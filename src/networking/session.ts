@@ -36,6 +36,7 @@ export async function releaseAll(): Promise<void> {
 /** A switch that this process, and this caller in it, may talk to until `release`. Has at most one session. */
 export class HeldSwitch {
   #session: SwitchSession | null = null;
+  #opening: AbortController | null = null;
   #lost = false;
   #renewing = false;
   readonly #timer: Timer;
@@ -62,8 +63,10 @@ export class HeldSwitch {
 
   /** The session, opened and logged in. */
   async session(observer?: SessionObserver): Promise<SwitchSession> {
+    if (this.lost) throw this.#takenOver();
     if (this.#session) return this.#session;
     const { ctx, row } = this;
+    const aborter = (this.#opening = new AbortController());
     const driver = ctx.switches.byType(row.type);
     const limits = ctx.switches.limits(driver);
     const opening = driver.open({
@@ -71,17 +74,19 @@ export class HeldSwitch {
       settings: JSON.parse(row.settings),
       ...limits,
       knownHostKey: (presented) => knownHostKey(ctx, row, presented),
+      signal: aborter.signal,
       observer: observer ?? (ctx.config.debug ? recorder(ctx, row.label) : undefined),
     });
     const timeoutMs = limits.connectTimeoutMs + limits.commandTimeoutMs;
     const session = await bounded(opening, `Switch ${quote(row.label)}: connecting`, timeoutMs).catch((error: unknown) => {
+      aborter.abort();
       // One that opens too late.
       if (error instanceof CallTimeout) void opening.then((late) => late.close()).catch(() => {});
       throw error;
     });
     if (this.lost) {
       await end(session);
-      throw new SessionLostError(`Switch ${quote(row.label)}: another process of haas took it over.`);
+      throw this.#takenOver();
     }
     return (this.#session = session);
   }
@@ -90,7 +95,7 @@ export class HeldSwitch {
   async call<T>(ports: readonly string[], work: (session: SwitchSession) => Promise<T>): Promise<T> {
     const { row, ctx } = this;
     const session = await this.session();
-    if (this.lost) throw new SessionLostError(`Switch ${quote(row.label)}: another process of haas took it over.`);
+    if (this.lost) throw this.#takenOver();
     const { commandTimeoutMs } = ctx.switches.limits(ctx.switches.byType(row.type));
     const what = `Switch ${quote(row.label)}${ports.length === 1 ? `, port ${quote(ports[0]!)}` : ""}`;
     return bounded(work(session), what, commandTimeoutMs * (commandsPerCall + ports.length));
@@ -105,7 +110,10 @@ export class HeldSwitch {
   async release(): Promise<void> {
     clearInterval(this.#timer);
     inHand.delete(this);
-    await this.endSession();
+    const session = this.#session;
+    this.#session = null;
+    this.#lose();
+    if (session) await end(session);
     await release(this.ctx.db, this.lease);
   }
 
@@ -123,7 +131,12 @@ export class HeldSwitch {
 
   #lose(): void {
     this.#lost = true;
+    this.#opening?.abort();
     void this.endSession();
+  }
+
+  #takenOver(): SessionLostError {
+    return new SessionLostError(`Switch ${quote(this.row.label)}: haas gave it up, or another process took it over.`);
   }
 }
 

@@ -107,7 +107,6 @@ const published: [argv: string, method: string, path: string, body?: unknown][] 
   ["list_switches", "GET", "/switches"],
   ["show_switch s1", "GET", "/switch/s1"],
   ["switch_forget_host_key s1", "DELETE", "/switch/s1/host_key"],
-  ["show_drift", "GET", "/drift"],
   ["port_register s1 gi1/0/1", "PUT", "/switch/s1/port/gi1%2F0%2F1"],
   ["port_delete s1 gi1/0/1", "DELETE", "/switch/s1/port/gi1%2F0%2F1"],
   ["port_connect_nic s1 gi1/0/1 n1 nic1", "POST", "/switch/s1/port/gi1%2F0%2F1/connect_nic", { node: "n1", nic: "nic1" }],
@@ -165,7 +164,6 @@ describe("grouped names", () => {
     ["node show n1", "GET", "/node/n1"],
     ["project list_nodes p1", "GET", "/project/p1/nodes"],
     ["node --json list all", "GET", "/nodes/all"],
-    ["drift show", "GET", "/drift"],
     ["switch forget_host_key s1", "DELETE", "/switch/s1/host_key"],
     ["port trust s1 p1", "POST", "/switch/s1/port/p1/trust"],
     // A node whose name is part of another command's name.

@@ -34,6 +34,35 @@ export async function haas(argv: readonly string[], { env = {}, stdin, cwd = hom
   return { status, out, err };
 }
 
+/** Start the real command, with all of its output on a terminal, or its errors in a pipe. */
+export function start(argv: readonly string[], env: Record<string, string>, where: "terminal" | "pipe") {
+  let text = "";
+  const decoder = new TextDecoder();
+  const add = (bytes: Uint8Array) => void (text += decoder.decode(bytes, { stream: true }));
+  const terminal = where === "terminal" ? new Bun.Terminal({ cols: 80, rows: 24, data: (_, bytes) => add(bytes) }) : undefined;
+  const child = Bun.spawn([process.execPath, "--no-env-file", cli, ...argv], {
+    cwd: home,
+    env: { PATH: process.env.PATH ?? "", HOME: home, ...env },
+    ...(terminal ? { terminal } : { stdin: "ignore", stdout: "ignore", stderr: "pipe" }),
+  });
+  const reading = terminal ? undefined : child.stderr.pipeTo(new WritableStream({ write: add }));
+  const exited = child.exited.then(async (status) => {
+    await (reading ?? Bun.sleep(50));
+    terminal?.close();
+    return status;
+  });
+  return {
+    exited,
+    /** What it wrote so far, with plain line ends. */
+    written: () => text.replaceAll("\r\n", "\n"),
+    type: (keys: string) => terminal!.write(keys),
+    interrupt: () => {
+      child.kill("SIGINT");
+      return exited;
+    },
+  };
+}
+
 /** A request, as the recording server saw it: nothing decoded but the JSON of the body. */
 export interface Recorded {
   method: string;

@@ -1,7 +1,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { secrets } from "../support/secrets.ts";
 import { startServer } from "../support/server.ts";
-import { apiError, haas, recordingServer } from "./haas.ts";
+import { freePort } from "../support/postgres.ts";
+import { apiError, haas, recordingServer, start } from "./haas.ts";
 
 const server = recordingServer();
 afterAll(() => server.stop());
@@ -69,7 +70,53 @@ describe("switch_drift", () => {
     expect(unread).toMatchObject({ status: 1, out: "", err: "Error: sw1 p1: no such port [2J\n" });
   });
 
+  test("a session that was lost: one line for each reason, and what is on record is not asked for", async () => {
+    const lost = "Switch 'sw1', port 'gi1/0/2': it dropped the connection.";
+    const unread = (port: string, error: string | null) => right(port, { actual: null, error });
+    const many = Array.from({ length: 48 }, (_, index) => unread(`gi1/0/${index + 1}`, lost));
+    const { status, out, err, requests } = await server.run(
+      ["switch_drift", "sw1"],
+      [ports("sw1", ...many, unread("te1/0/1", "no such port"))],
+    );
+    expect({ status, out, err }).toEqual({
+      status: 1,
+      out: "",
+      err: `Error: ${lost} (and 47 more ports)\nError: sw1 te1/0/1: no such port\n`,
+    });
+    expect(requests).toHaveLength(1);
+    expect((await server.run(["switch_drift", "sw1"], [ports("sw1", unread("p1", null), unread("p2", null))])).err).toBe(
+      "Error: sw1 p1: it was not read. (and 1 more port)\n",
+    );
+  });
+
+  test("VLAN 4095 is said in words", async () => {
+    const foreign = { native: null, tagged: [4095] };
+    const open = { native: 1, tagged: [2, 3, 4, 4095] };
+    const { out } = await server.run(
+      ["switch_drift", "sw1"],
+      [
+        ports(
+          "sw1",
+          right("a", { desired: nothing, actual: foreign, difference: { missing: nothing, excess: foreign } }),
+          right("b", { actual: open, difference: { missing: native(100), excess: open } }),
+        ),
+      ],
+    );
+    const [words, why] = ["something that is not haas's", "(not a trunk, or a setting unknown to haas)"];
+    expect(out).toBe(
+      `sw1\ta\tnothing\t${words} ${why}\t\t${words}\n` +
+        `sw1\tb\tnative 100\tnative 1, tagged 2-4, ${words} ${why}\tnative 100\tnative 1, tagged 2-4, ${words}\n`,
+    );
+  });
+
   test("a switch that can't be read at all", async () => {
+    const silent = () => apiError(500, "SwitchError", "Switch 'sw1': it is silent.");
+    const known = await server.run(["switch_drift", "sw1"], [silent(), Response.json({ pending: [{}, {}, {}], suspect: [{}] })]);
+    expect(known).toMatchObject({ status: 1, out: "", err: "note: sw1: 3 ports pending, 1 suspect\nError: Switch 'sw1': it is silent.\n" });
+    expect(known.requests.map(({ method, path }) => `${method} ${path}`)).toEqual([
+      "GET /switch/sw1/ports/actual",
+      "GET /switch/sw1/reconcile",
+    ]);
     expect(await server.run(["switch_drift", "sw1"], [apiError(500, "SwitchError", "Switch 'sw1': it is silent.")])).toMatchObject({
       status: 1,
       out: "",
@@ -88,6 +135,7 @@ describe("switch_drift", () => {
       "/switches": () => Response.json(["a", "b", "c"]),
       "/switch/a/ports/actual": () => ports("a", wrong("p1")),
       "/switch/b/ports/actual": () => apiError(500, "SwitchError", "It is silent."),
+      "/switch/b/reconcile": () => apiError(500, "ServerError", "The database is away."),
       "/switch/c/ports/actual": () => ports("c", wrong("p1"), right("p2")),
     };
     const web = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: (request) => answers[new URL(request.url).pathname]!() });
@@ -116,23 +164,39 @@ describe("switch_drift", () => {
   });
 });
 
-test("show_drift shows every switch, and when it was read", async () => {
-  const at = "2030-01-02T03:04:05.000Z";
-  const { port, desired, actual, difference } = wrong("p1");
-  const { status, out } = await server.run(
-    ["show_drift"],
-    [
-      Response.json({
-        switches: [
-          { switch: "a", checked_at: at, error: null, ports: [] },
-          { switch: "b", checked_at: at, error: null, ports: [{ port, desired, actual, difference }] },
-          { switch: "c", checked_at: null, error: "it is\tsilent", ports: [] },
-        ],
-      }),
-    ],
-  );
-  expect(status).toBe(0);
-  expect(out).toBe(`a\t${at}\t\t\t\t\t\t\nb\t${at}\tp1\t${wrongRow}\t\nc\t\t\t\t\t\t\tit is silent\n`);
+describe("show_drift", () => {
+  test("without any check says why that may be", async () => {
+    const unchecked = { switch: "a", checked_at: null, error: null, ports: [] };
+    const answer = () => Response.json({ switches: [unchecked, { ...unchecked, switch: "b" }] });
+    const { status, out, err, requests } = await server.run(["drift", "show"], [answer()]);
+    expect({ status, out }).toEqual({ status: 0, out: "a\t\t\t\t\t\t\t\nb\t\t\t\t\t\t\t\n" });
+    expect(err).toMatch(/^note: no switch was ever checked: .*\[network-daemon\] verify_interval.*\n$/);
+    expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["GET /drift"]);
+    const json = await server.run(["show_drift", "--json"], [answer()]);
+    expect(JSON.parse(json.out).switches).toHaveLength(2);
+    expect(json.err).toBe(err);
+    expect(await server.run(["show_drift"], [Response.json({ switches: [] })])).toMatchObject({ status: 0, out: "", err: "" });
+  });
+
+  test("shows every switch, and when it was read", async () => {
+    const at = "2030-01-02T03:04:05.000Z";
+    const { port, desired, actual, difference } = wrong("p1");
+    const { status, out, err } = await server.run(
+      ["show_drift"],
+      [
+        Response.json({
+          switches: [
+            { switch: "a", checked_at: at, error: null, ports: [] },
+            { switch: "b", checked_at: at, error: null, ports: [{ port, desired, actual, difference }] },
+            { switch: "c", checked_at: null, error: "it is\tsilent", ports: [] },
+          ],
+        }),
+      ],
+    );
+    expect(status).toBe(0);
+    expect(out).toBe(`a\t${at}\t\t\t\t\t\t\nb\t${at}\tp1\t${wrongRow}\t\nc\t\t\t\t\t\t\tit is silent\n`);
+    expect(err).toBe("");
+  });
 });
 
 describe("switch_reconcile", () => {
@@ -164,13 +228,74 @@ describe("switch_reconcile", () => {
     expect(await server.run(["switch_reconcile", "sw1", "--wait"], answers())).toMatchObject({
       status: 1,
       out: "2 ports queued\np2\tit dropped the connection\n",
-      err: "Error: Of switch sw1 1 port is suspect.\n",
+      err: "Error: sw1: 0 ports pending, 1 suspect. Look again with: haas switch_drift sw1\n",
     });
     const json = await server.run(["switch_reconcile", "sw1", "--wait", "--json"], answers());
     expect(json.status).toBe(1);
     expect(JSON.parse(json.out)).toMatchObject({ pending: [], suspect: [{ port: "p2" }] });
     expect(json.err).toStartWith("2 ports queued\n");
   });
+
+  const inVain = [{ port: "p1", reason: "it is silent" }];
+  const givenUp = {
+    status: 1,
+    out: "2 ports queued\np1\tit is silent\n",
+    err: "Error: sw1: 1 port pending, 1 suspect. haas goes on with what is pending. Look again with: haas switch_drift sw1\n",
+  };
+
+  test("--wait ends when all that is pending was tried in vain", async () => {
+    const other = { ...waiting, port: "p2", attempts: 0, reason: null };
+    const states = [
+      state([waiting, other], inVain),
+      // Its own attempts have grown, but the other one's have not.
+      state([{ ...waiting, attempts: 2 }, other], inVain),
+      state([{ ...waiting, attempts: 2 }], inVain),
+    ];
+    const ran = await server.run(["switch_reconcile", "sw1", "--wait"], [queued(), ...states]);
+    expect(ran).toMatchObject(givenUp);
+    expect(ran.requests).toHaveLength(4);
+  });
+
+  test("--wait believes no reason that is older than the wish", async () => {
+    const put = (until: string | null) => state([{ ...waiting, attempts: 7, next_try: until }], inVain);
+    const [first, second] = ["2030-01-02T03:04:05.000Z", "2030-01-02T03:05:05.000Z"];
+    const ran = await server.run(
+      ["switch_reconcile", "sw1", "--wait"],
+      [queued(), put(null), put(first), put(first), put(null), put(null), put(second)],
+    );
+    expect(ran).toMatchObject(givenUp);
+    expect(ran.requests).toHaveLength(7);
+    // It was tried after the first delay, and that went well.
+    expect(await server.run(["switch_reconcile", "sw1", "--wait"], [queued(), put(first), put(null), state([])])).toMatchObject({
+      status: 0,
+      out: "2 ports queued\n",
+      err: "",
+    });
+  });
+
+  test("a port that was right for a moment, and is queued anew, begins anew", async () => {
+    const tried = (attempts: number) => state([{ ...waiting, attempts }], inVain);
+    const ran = await server.run(["switch_reconcile", "sw1", "--wait"], [queued(), tried(3), tried(0), tried(1)]);
+    expect(ran).toMatchObject(givenUp);
+    expect(ran.requests).toHaveLength(4);
+  });
+
+  for (const where of ["terminal", "pipe"] as const) {
+    test(`Ctrl-C leaves what is known, and how to look again: ${where}`, async () => {
+      const reason = `Switch 'sw1': ${"it is silent, ".repeat(20)}and cold.`;
+      let polls = 0;
+      const answers = () => (polls++ === 0 ? queued() : state([{ ...waiting, reason }], [{ port: "p1", reason }]));
+      const web = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answers });
+      const { written, interrupt } = start(["switch_reconcile", "sw1", "--wait"], { HAAS_ENDPOINT: web.url.href }, where);
+      // The third poll comes when the answer to the second one was read.
+      while (polls < 4) await Bun.sleep(20);
+      expect(await interrupt()).toBe(130);
+      await web.stop(true);
+      expect(written()).toMatch(
+        new RegExp(`p1\\s+${reason}\nsw1: 1 port pending, 1 suspect\\. .* Look again with: haas switch_drift sw1\n$`),
+      );
+    });
+  }
 
   const plan = (...list: unknown[]) => Response.json({ switch: "sw1", plan: list });
   const planned = {
@@ -189,6 +314,10 @@ describe("switch_reconcile", () => {
     const commands = "  interface p1\n   switchport trunk native vlan 100 [2J\n";
     expect({ status, out, err }).toEqual({ status: 0, out: `sw1 p1\n${commands}sw1 p2\n${commands}`, err: "" });
     expect(requests.map(({ method, path }) => `${method} ${path}`)).toEqual(["POST /switch/sw1/reconcile?dry_run=true"]);
+    const foreign = { ...planned, actual: { native: null, tagged: [4095] }, lines: ["interface p1"] };
+    expect((await server.run(["switch_reconcile", "sw1", "--dry-run"], [plan(foreign)])).out).toBe(
+      "sw1 p1 carries something that is not haas's (not a trunk, or a setting unknown to haas)\n  interface p1\n",
+    );
   });
 
   test("--dry-run of what is right, and of what can't be read", async () => {
@@ -203,6 +332,10 @@ describe("switch_reconcile", () => {
       out: expect.stringMatching(/^sw1 p9\n/),
       err: "Error: sw1 p1: no such port\n",
     });
+    const lost = { ...unread, error: "Switch 'sw1', port 'p2': it dropped the connection." };
+    expect((await server.run(["switch_reconcile", "sw1", "--dry-run"], [plan(lost, { ...lost, port: "p2" })])).err).toBe(
+      `Error: ${lost.error} (and 1 more port)\n`,
+    );
   });
 });
 
@@ -253,6 +386,8 @@ describe("switch_test", () => {
   });
   const tested = (answer: unknown, ...options: string[]) => server.run(["switch_test", "sw1", ...options], [Response.json(answer)]);
 
+  const anew = "A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw1).";
+
   test("a page for one that works", async () => {
     const { status, out, err, requests } = await tested(good);
     expect({ status, err }).toEqual({ status: 0, err: "" });
@@ -266,6 +401,13 @@ describe("switch_test", () => {
 Port gi1/0/1 carries native 100, tagged 200-201.
 Its SSH host key is SHA256:abc.
 `);
+  });
+
+  test("a port that haas did not set up", async () => {
+    const { out } = await tested({ ...good, state: { native: 1, tagged: [4095] } });
+    expect(out).toContain(
+      "\nPort gi1/0/1 carries native 1, something that is not haas's (not a trunk, or a setting unknown to haas).\nThe next change of the port replaces that.\n",
+    );
   });
 
   test("without a registered port", async () => {
@@ -289,6 +431,7 @@ Reason: Switch 'sw1': it refuses the login of 'admin'.
 
 - Check the user name and the password (or key file) that it was registered with, by logging in from the server yourself.
 - Some switches take no more logins for a while after wrong ones, or while all of their sessions are in use.
+- ${anew}
 - To see what was said: haas switch_test sw1 --recording
 `);
   });
@@ -315,6 +458,8 @@ Reason: Switch 'sw1': it refuses the login of 'admin'.
       expect(status).toBe(1);
       expect(out).toContain(`\nReason: ${error}.\n\n- `);
       expect(out).toContain(hint);
+      // Whatever asks for another registration says what that takes.
+      expect(out.includes(anew)).toBe(!/forget_host_key|show_switch/.test(hint));
     });
   }
 
@@ -346,6 +491,31 @@ Reason: Switch 'sw1': it refuses the login of 'admin'.
   });
 });
 
+test("a registration asks for each of its passwords by name", async () => {
+  const argv = ["switch_register", "sw1", "nexus", "h", "u", "-", "17", "--enable-password", "-"];
+  const bodies: unknown[] = [];
+  const web = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      bodies.push(await request.json());
+      return new Response("");
+    },
+  });
+  const { written, type, exited } = start(argv, { HAAS_ENDPOINT: web.url.href }, "terminal");
+  for (const [prompt, secret] of [
+    ["Password: ", secrets.console],
+    ["Enable password: ", secrets.enable],
+  ] as const) {
+    while (!written().endsWith(prompt)) await Bun.sleep(20);
+    type(`${secret}\n`);
+  }
+  expect(await exited).toBe(0);
+  await web.stop(true);
+  expect(bodies).toEqual([expect.objectContaining({ password: secrets.console, enable_password: secrets.enable })]);
+  expect(written().trim().split(/\n+/)).toEqual(["Password: ", "Enable password:"]);
+});
+
 test("a real server gives the answers that are expected", async () => {
   const real = await startServer({ kind: "sqlite" });
   const run = (line: string) => haas(line.split(" "), { env: { HAAS_ENDPOINT: real.url } });
@@ -368,11 +538,30 @@ test("a real server gives the answers that are expected", async () => {
   expect((await run("node_connect_network n1 nic1 net --wait")).out).toEndWith("\nDONE\n");
   expect(await run("port_revert s1 p1 --dry-run")).toMatchObject({ status: 0, out: expect.stringMatching(/^s1 p1\n {2}/) });
   expect(await run("switch_drift all")).toEqual(silently);
-  expect(await run("show_drift")).toMatchObject({ status: 0, out: expect.stringMatching(/^s1\t/) });
+  expect(await run("show_drift")).toMatchObject({
+    status: 0,
+    out: expect.stringMatching(/^s1\t/),
+    err: expect.stringContaining("verify_interval"),
+  });
   expect(await run("switch_reconcile s1 --dry-run")).toMatchObject({ status: 0, out: "" });
   expect(await run("switch_reconcile s1 --wait")).toEqual({ status: 0, out: "1 port queued\n", err: "" });
   expect(await run("port_trust s1 p1")).toMatchObject({ status: 1, out: "" });
   expect(await run("switch_forget_host_key s1")).toMatchObject({ status: 1, out: "" });
   expect(await run("switch_drift s2")).toEqual({ status: 1, out: "", err: "Error: Switch 's2' does not exist.\n" });
+  // Nothing listens there.
+  expect(await run(`switch_register dead powerconnect55xx 127.0.0.1:${await freePort()} u ${secrets.console} --transport telnet`)).toEqual(
+    silently,
+  );
+  for (const port of ["gi1/0/1", "gi1/0/2"]) expect(await run(`port_register dead ${port}`)).toEqual(silently);
+  expect(await run("switch_reconcile dead --wait")).toEqual({
+    status: 1,
+    out: expect.stringMatching(/^2 ports queued\n(gi1\/0\/\d\tSwitch 'dead': .* refuses connections.*\n){2}$/),
+    err: "Error: dead: 2 ports pending, 2 suspect. haas goes on with what is pending. Look again with: haas switch_drift dead\n",
+  });
+  expect(await run("switch_drift dead")).toEqual({
+    status: 1,
+    out: "",
+    err: expect.stringMatching(/^note: dead: 2 ports pending, 2 suspect\nError: Switch 'dead': .* refuses connections.*\n$/),
+  });
   await real.stop();
 });

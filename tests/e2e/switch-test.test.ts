@@ -194,8 +194,8 @@ test("a port as it leaves the factory", async () => {
       read port 1/0/1  ok  TIME
       leave            ok  TIME
 
-    Port 1/0/1 carries tagged 4095.
-    VLAN 4095 stands for a setting that haas would not make; the next change of the port replaces it.
+    Port 1/0/1 carries something that is not haas's (not a trunk, or a setting unknown to haas).
+    The next change of the port replaces that.
     "
   `);
 });
@@ -223,6 +223,7 @@ test("a refused login", async () => {
 
     - Check the user name and the password (or key file) that it was registered with, by logging in from the server yourself.
     - Some switches take no more logins for a while after wrong ones, or while all of their sessions are in use.
+    - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).
     - To see what was said: haas switch_test sw --recording
     "
   `);
@@ -236,6 +237,7 @@ test("a refused login", async () => {
 
     - Check the user name and the password (or key file) that it was registered with, by logging in from the server yourself.
     - Some switches take no more logins for a while after wrong ones, or while all of their sessions are in use.
+    - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).
     - To see what was said: haas switch_test sw --recording
     "
   `);
@@ -266,6 +268,7 @@ test("nothing listens at its address", async () => {
 
     - Check the address that it was registered with, and that the server of haas can reach it.
     - A switch without SSH is registered with --transport telnet.
+    - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).
     - To see what was said: haas switch_test sw --recording
     "
   `);
@@ -278,6 +281,7 @@ test("nothing listens at its address", async () => {
 
     - Check the address that it was registered with, and that the server of haas can reach it.
     - HTTP or HTTPS is chosen with --tls off or --tls verify, and the port with an address of host:port.
+    - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).
     - To see what was said: haas switch_test sw --recording
     "
   `);
@@ -450,6 +454,7 @@ test("SSH algorithms that are too old; what the page says to do about it helps",
     Reason: Switch 'sw': no SSH algorithm is known to both sides (Handshake failed: no matching key exchange algorithm); an old switch may need legacy_algorithms.
 
     - An old switch may need the old SSH algorithms: register it with --legacy-algorithms.
+    - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).
     - To see what was said: haas switch_test sw --recording
     "
   `);

@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { utils } from "ssh2";
 import { Screen } from "../../src/hardware/console/screen.ts";
 import { parseAddress } from "../../src/hardware/console/transport.ts";
-import { consoleDriver, parseVlans } from "../../src/hardware/switches/console.ts";
+import { checkSettings } from "../../src/hardware/settings.ts";
+import { consoleDriver, foreignPort, parseVlans } from "../../src/hardware/switches/console.ts";
 import { dellN3000, dellN3000Profile } from "../../src/hardware/switches/delln3000.ts";
 import { emptyPort, type PortState, type SwitchDriver, type SwitchTarget } from "../../src/hardware/switches/driver.ts";
 import { nexus, nexusProfile } from "../../src/hardware/switches/nexus.ts";
@@ -144,6 +145,29 @@ describe("host keys", () => {
   });
 });
 
+describe("secrets", () => {
+  test("a device that says the password, in whatever it says, is not quoted with it", async () => {
+    const server = createServer(
+      (socket) => socket.on("error", () => {}).write(`SSH-2.0-\u001b[31m${secrets.console} was wrong\r\n\r\n`) && socket.end(),
+    );
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    closing.push(() => server.close());
+    const address = server.address();
+    const hostname = `127.0.0.1:${typeof address === "object" ? address!.port : 0}`;
+    const text = await failure(open(nexus, { hostname, username: "u", password: secrets.console, dummy_vlan: 2222 }));
+    expect(text).toContain("Switch 'sw'");
+    expect(text).not.toContain(secrets.console);
+    expect(text).not.toMatch(/\p{C}/u);
+  });
+
+  test("a password that could not be told from what a terminal shows is refused", () => {
+    for (const password of ["a\tb", "a ", " a", "a\u0001"]) {
+      const settings = { hostname: "h", username: "u", password, dummy_vlan: 2222 };
+      expect(() => checkSettings(nexus.settings, settings, "It")).toThrow("'password'");
+    }
+  });
+});
+
 describe("what is typed", () => {
   const labels = { powerconnect55xx: port, delln3000: port, nexus: "Ethernet1/1" } as const;
   const states: PortState[] = [
@@ -236,6 +260,7 @@ describe("what is believed", () => {
   test("a Nexus port in access mode holds its access VLAN, whatever its trunk lines say", () => {
     expect(reading(nexusProfile, nexusText("access"), "ethernet1/1")).toEqual({ state: { native: 3, tagged: [] } });
     expect(reading(nexusProfile, nexusText("trunk"), "ethernet 1/1")).toEqual({ state: { native: 5, tagged: [10, 11, 12] } });
+    expect(reading(nexusProfile, nexusText("fex-fabric"), "Ethernet1/1")).toEqual({ state: foreignPort });
     expect(reading(nexusProfile, nexusText("down"), "Ethernet1/1")).toEqual({ state: { native: 5, tagged: [10, 11, 12] }, unsure: true });
     expect(reading(nexusProfile, nexusText("trunk"), "Ethernet1/11")).toBeNull();
   });
@@ -253,6 +278,29 @@ describe("what is believed", () => {
       const broken = reading(nexusProfile, `${text.slice(0, at)}\n${log}\n${text.slice(at)}`, "Ethernet1/1");
       if (broken !== null) expect([at, broken.state]).toEqual([at, { native: 5, tagged: [10, 11, 12] }]);
     }
+  });
+
+  test("a native VLAN that is not allowed passes nothing, and does not count as right", () => {
+    const text = nexusText("trunk").replace("5,10-12", "10-12");
+    expect(reading(nexusProfile, text, "Ethernet1/1")).toEqual({ state: { native: null, tagged: [10, 11, 12] }, unsure: true });
+  });
+
+  test("noise, and a list that lost an item, are no answer", () => {
+    const text = nexusText("trunk");
+    expect(reading(nexusProfile, text.replace("5,10-12", "5,10-12,"), "Ethernet1/1")).toBeNull();
+    expect(reading(nexusProfile, text.replace("5,10-12", "5,10-\ufffd:"), "Ethernet1/1")).toBeNull();
+    expect(
+      reading(powerConnect55xxProfile, "Name: gi1/0/5\nTrunking Native Mode VLAN: 1\nTrunking VLANs Enabled: 1,2", "gi1/0/5"),
+    ).toBeNull();
+  });
+
+  test("a port whose mode is not shown, but could be, is not taken for a trunk", () => {
+    const text =
+      "Name: gi1/0/5\nAccess Mode VLAN: 666\nTrunking Native Mode VLAN: none\nTrunking VLANs Enabled: none\nClassification rules:";
+    expect(reading(powerConnect55xxProfile, text, "gi1/0/5")).toBeNull();
+    expect(reading(powerConnect55xxProfile, text.replace("Access", "Administrative Mode: access\nAccess"), "gi1/0/5")).toEqual({
+      state: { native: 666, tagged: [] },
+    });
   });
 
   test("a PowerConnect list goes on in indented lines", () => {
@@ -345,6 +393,7 @@ describe("a device without bounds", () => {
   test.each([
     ["drips before the login", (socket: Socket) => drip(socket, "x"), "no prompt in time"],
     ["floods", (socket: Socket) => drip(socket, "y".repeat(1_000_000)), /without end|no prompt in time/],
+    ["floods without a line end", (socket: Socket) => drip(socket, "y".repeat(5_000)), /without end/],
     ["negotiates for ever", (socket: Socket) => drip(socket, "\xff\xfb\x01\xff\xfd\x18\xff\xfa\x18\x01\xff\xf0"), "no prompt in time"],
     [
       "begins a negotiation that never ends",

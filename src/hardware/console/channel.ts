@@ -49,7 +49,11 @@ const wakeMs = 3_000;
 const pokeLimit = 3;
 const probes = 5;
 const pagesPerCommand = 5_000;
-const outputLimitLines = 50_000;
+/** More than any device says in answer to one command, or before it lets somebody in. */
+const outputLimitCharacters = 4 * 1024 * 1024;
+const lineLimitCharacters = 16 * 1024;
+/** A prompt that something was written behind is among the last lines. */
+const buriedDepthLines = 20;
 /** A device that drips never is silent; so a command ends after so many times the silence that is allowed. */
 const silencesPerCommand = 10;
 const wordsLimit = 200;
@@ -80,6 +84,8 @@ export class Channel {
   /** What followed the hostname when the last command ended, as in `(config)#`. */
   #mode = "";
   #recorded = 0;
+  /** Characters since the command, or the login, began. */
+  #fed = 0;
   /** How the answer to the last command began, as it came: a long line that scrolls sideways overwrites its own echo. */
   #heard = "";
 
@@ -144,8 +150,10 @@ export class Channel {
    * Rejects with CommandRefused when one of them is an error.
    */
   async command(line: string, { questions = [] }: CommandOptions = {}): Promise<string[]> {
+    this.#fed = 0;
     await this.#drain();
     this.#screen.clear();
+    this.#fed = 0;
     this.#recorded = 0;
     this.#heard = "";
     this.#type(line);
@@ -158,10 +166,10 @@ export class Channel {
       const patience = mode === null ? this.silenceMs : atEnd === null ? buriedPromptMs : this.#echoed(line) ? 0 : echolessMs;
       const text = await this.transport.read(patience);
       if (text !== null) {
-        this.#screen.feed(text);
+        this.#feed(text);
         if (this.#heard.length < heardLimit) this.#heard += text;
-        const endless = this.#screen.lines.length > outputLimitLines || performance.now() - started > this.silenceMs * silencesPerCommand;
-        if (endless) throw this.#lost(`'${line}' is answered without end`);
+        if (this.#isEndless() || performance.now() - started > this.silenceMs * silencesPerCommand)
+          throw this.#lost(`'${line}' is answered without end`);
       } else if (mode !== null) {
         this.#mode = mode;
         break;
@@ -225,7 +233,9 @@ export class Channel {
   #buriedPrompt(line: string): string | null {
     const echo = this.#echoIndex(line);
     if (echo < 0) return null;
-    const shown = [...this.#screen.lines.slice(echo + 1), this.#screen.line].map((text) => this.#modeOf(text.replace(/([#>]) .*$/, "$1")));
+    const shown = [...this.#screen.lines.slice(Math.max(echo + 1, this.#screen.lines.length - buriedDepthLines)), this.#screen.line].map(
+      (text) => this.#modeOf(text.replace(/([#>]) .*$/, "$1")),
+    );
     return shown.findLast((mode) => mode !== null) ?? null;
   }
 
@@ -245,7 +255,8 @@ export class Channel {
       }
       if (text === null) return arrived;
       arrived = true;
-      this.#screen.feed(text);
+      this.#feed(text);
+      if (this.#isEndless()) throw this.#refused("writes without end");
     }
   }
 
@@ -270,7 +281,20 @@ export class Channel {
 
   /** Take what came while nothing was asked: log lines, mostly. */
   async #drain(): Promise<void> {
-    for (let text = await this.transport.read(0); text !== null; text = await this.transport.read(0)) this.#screen.feed(text);
+    for (let text = await this.transport.read(0); text !== null; text = await this.transport.read(0)) {
+      this.#feed(text);
+      if (this.#isEndless()) throw this.#lost("the device writes without end, unasked");
+    }
+  }
+
+  #feed(text: string): void {
+    this.#fed += text.length;
+    // What comes behind the limit is not looked at any more.
+    if (this.#fed <= outputLimitCharacters) this.#screen.feed(text);
+  }
+
+  #isEndless(): boolean {
+    return this.#fed > outputLimitCharacters || this.#screen.lineLength > lineLimitCharacters;
   }
 
   /** Go on from here: what was shown so far is dealt with. */

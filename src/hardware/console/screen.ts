@@ -20,6 +20,11 @@ export class Screen {
     return this.#line.join("").trimEnd();
   }
 
+  /** How long it is, as it came. */
+  get lineLength(): number {
+    return this.#line.length;
+  }
+
   clear(): void {
     this.#lines = [];
     this.clearLine();

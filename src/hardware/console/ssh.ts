@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import type { Algorithms, AnyAuthMethod, ConnectConfig } from "ssh2";
 import { ConsoleLost, connectionProblem, type Endpoint, Incoming, LoginRefused, type Transport } from "./transport.ts";
 
@@ -37,6 +37,8 @@ const legacy = {
   hmac: ["hmac-sha1", "hmac-md5"],
 } as const;
 
+const keyLimitBytes = 64 * 1024;
+
 /** Connect, check the host key, authenticate, open a shell. Rejects with LoginRefused or ConsoleLost. */
 export async function connectSsh(options: SshOptions): Promise<Transport> {
   // Only now: it takes 20 ms to load, which the start of haas need not wait for.
@@ -47,7 +49,9 @@ export async function connectSsh(options: SshOptions): Promise<Transport> {
     const client = new Client();
     // Set when we break off ourselves; the library's error is only a consequence then.
     let refusal: Error | null = null;
+    let ended = false;
     const fail = (error: Error) => {
+      ended = true;
       clearTimeout(timer);
       reject(refusal ?? error);
       incoming.end(error.message);
@@ -58,6 +62,7 @@ export async function connectSsh(options: SshOptions): Promise<Transport> {
     );
     // The library's own limit ends with the login; this one holds until there is a shell.
     const timer = setTimeout(() => fail(silent), options.timeoutMs);
+    options.signal?.addEventListener("abort", () => fail(new ConsoleLost("the connection was given up")));
     client.on("ready", () => {
       client.shell({ term: "vt100", cols: 500, rows: 500 }, (error, stream) => {
         clearTimeout(timer);
@@ -91,11 +96,11 @@ export async function connectSsh(options: SshOptions): Promise<Transport> {
               `it presents the host key ${presented}, but is known by ${known}. Either somebody is in between, or the switch was replaced; then run: haas switch_forget_host_key`,
             );
           }
-          verify(known === presented);
+          if (!ended) verify(known === presented);
         },
         (error: unknown) => {
           refusal = error instanceof Error ? error : new Error(String(error));
-          verify(false);
+          if (!ended) verify(false);
         },
       );
     };
@@ -111,8 +116,6 @@ export async function connectSsh(options: SshOptions): Promise<Transport> {
       port: options.port,
       username,
       readyTimeout: options.timeoutMs,
-      keepaliveInterval: 10_000,
-      keepaliveCountMax: 6,
       hostVerifier,
       algorithms: algorithmsFor(options.legacyAlgorithms),
       authHandler: methods,
@@ -139,9 +142,11 @@ function algorithmsFor(withLegacy: boolean): Algorithms {
 async function readKey(path: string): Promise<string> {
   let text: string;
   try {
+    const { size } = await stat(path).then((found) => (found.isFile() ? found : Promise.reject(new Error("no file"))));
+    if (size > keyLimitBytes) throw new Error("too large");
     text = await readFile(path, "utf8");
   } catch (error) {
-    throw new LoginRefused(`its key_file can't be read on the server (${(error as NodeJS.ErrnoException).code ?? "error"})`);
+    throw new LoginRefused(`its key_file can't be read on the server (${(error as NodeJS.ErrnoException).code ?? "it is no key file"})`);
   }
   const { utils } = await import("ssh2");
   const parsed = utils.parseKey(text);

@@ -8,17 +8,29 @@ const [IS, SEND] = [0, 1];
 /** So that nothing we type is wrapped; a height of 0 is "unlimited". */
 const columns = 500;
 const subnegotiationLimitBytes = 512;
+/** A device that goes on and on negotiating wants nothing else. */
+const answersLimit = 1_000;
 
 /** Connect; rejects with ConsoleLost. There is no login yet: the device asks for it in its own words. */
 export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
   return new Promise((resolve, reject) => {
     const incoming = new Incoming();
     const socket = createConnection({ host: endpoint.host, port: endpoint.port, noDelay: true });
-    const timer = setTimeout(() => {
+    const giveUp = (why: string) => {
+      clearTimeout(timer);
       socket.destroy();
-      reject(new ConsoleLost(`${endpoint.host}, port ${endpoint.port} does not answer within ${endpoint.timeoutMs / 1000} s`));
-    }, endpoint.timeoutMs);
-    const negotiation = new Negotiation((bytes) => void socket.write(bytes));
+      reject(new ConsoleLost(why));
+    };
+    const silent = `${endpoint.host}, port ${endpoint.port} does not answer within ${endpoint.timeoutMs / 1000} s`;
+    const timer = setTimeout(() => giveUp(silent), endpoint.timeoutMs);
+    endpoint.signal?.addEventListener("abort", () => giveUp("the connection was given up"));
+    let answers = 0;
+    const negotiation = new Negotiation((bytes) => {
+      if (++answers > answersLimit) {
+        incoming.end("the device negotiates without end");
+        socket.destroy();
+      } else socket.write(bytes);
+    });
     socket.on("connect", () => {
       clearTimeout(timer);
       socket.setKeepAlive(true, 10_000);

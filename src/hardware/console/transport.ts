@@ -20,6 +20,8 @@ export interface Endpoint {
   readonly host: string;
   readonly port: number;
   readonly timeoutMs: number;
+  /** Gives the connection up while it is being made. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** `host`, `host:port`, `[address]:port` or an IPv6 address alone; null for anything else. */

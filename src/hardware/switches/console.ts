@@ -1,10 +1,11 @@
 import { type TProperties, Type } from "@sinclair/typebox";
-import { badArgument, HaasError, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { badArgument, HaasError, messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
 import { Channel, CommandRefused, type Dialect, passwordPrompt } from "../console/channel.ts";
 import { type ModeGraph, path, walk } from "../console/modes.ts";
 import { connectSsh } from "../console/ssh.ts";
 import { connectTelnet } from "../console/telnet.ts";
 import { ConsoleLost, LoginRefused, parseAddress, type Transport } from "../console/transport.ts";
+import { redact } from "../command.ts";
 import { field, fields, secretField } from "../settings.ts";
 import { type Capability, type PortState, samePort, type SwitchDriver, type SwitchSession, type SwitchTarget, vlanRuns } from "./driver.ts";
 
@@ -21,15 +22,18 @@ export interface ConsoleSettings {
   readonly dummy_vlan?: number | string;
 }
 
+/** What can be typed on a console, and told from everything else that it shows. */
+const typedSecret = (description: string) => ({ ...secretField(description), pattern: "^(?! )[^\\u0000-\\u001f\\u007f]*(?<! )$" });
+
 const consoleFields = {
   hostname: field("Address of the switch: `host` or `host:port`", "switch-01"),
   username: field("Login name", "admin"),
-  password: secretField("Login password"),
+  password: typedSecret("Login password"),
   transport: Type.Optional(
     Type.Union([Type.Literal("ssh"), Type.Literal("telnet")], { description: "How to reach the console; `ssh` by default" }),
   ),
   key_file: Type.Optional(field("Path of a private key on the server, tried before the password", "/etc/haas/switch.key")),
-  enable_password: Type.Optional(secretField("Password of the enable mode")),
+  enable_password: Type.Optional(typedSecret("Password of the enable mode")),
   legacy_algorithms: Type.Optional(
     Type.Boolean({ description: "Also offer the SSH algorithms that were withdrawn as weak, for old firmware; false by default" }),
   ),
@@ -89,10 +93,10 @@ export async function connectConsole(target: SwitchTarget<ConsoleSettings>): Pro
   const telnet = settings.transport === "telnet";
   const address = parseAddress(settings.hostname, telnet ? 23 : 22);
   if (!address) throw new ConsoleLost("its hostname is neither `host` nor `host:port`");
-  if (telnet) return connectTelnet({ ...address, timeoutMs: connectTimeoutMs });
+  const endpoint = { ...address, timeoutMs: connectTimeoutMs, signal: target.signal };
+  if (telnet) return connectTelnet(endpoint);
   return connectSsh({
-    ...address,
-    timeoutMs: connectTimeoutMs,
+    ...endpoint,
     username: settings.username,
     password: settings.password,
     keyFile: settings.key_file,
@@ -131,12 +135,14 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
     },
     async open(target) {
       const { settings, observer, commandTimeoutMs } = target;
-      const secrets = [settings.password, settings.enable_password ?? ""];
+      const secrets = secretsOf(settings);
       const started = performance.now();
       let channel: Channel | null = null;
       try {
         observer?.step("connect");
         const transport = await connect(target);
+        target.signal?.addEventListener("abort", () => transport.close());
+        if (target.signal?.aborted) transport.close();
         channel = new Channel(transport, profile.dialect, commandTimeoutMs, secrets, observer);
         observer?.step("log in");
         await channel.login(settings, target.connectTimeoutMs - (performance.now() - started));
@@ -145,20 +151,22 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
         return session;
       } catch (error) {
         channel?.close();
-        throw failure(target.label, null, error);
+        throw failure(target.label, null, error, secrets);
       }
     },
   };
 }
 
+const secretsOf = ({ password, enable_password: enable = "" }: ConsoleSettings): string[] => [password, enable];
+
 /** What went wrong, as an error that names the switch and the port. */
-function failure(label: string, port: string | null, error: unknown): Error {
+function failure(label: string, port: string | null, error: unknown, secrets: readonly string[]): Error {
   if (error instanceof HaasError) return error;
   const where = `Switch ${quote(label)}${port === null ? "" : `, port ${quote(port)}`}`;
-  if (error instanceof ConsoleLost) return new SessionLostError(`${where}: ${error.message}.`, { cause: error });
-  if (error instanceof CommandRefused || error instanceof LoginRefused || error instanceof Unreadable) {
-    return new SwitchError(`${where}: ${error.message}.`, { cause: error });
-  }
+  // Without the cause, which has the device's words as they came.
+  const text = `${where}: ${redact(messageOf(error), secrets).replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, " ")}.`;
+  if (error instanceof ConsoleLost) return new SessionLostError(text);
+  if (error instanceof CommandRefused || error instanceof LoginRefused || error instanceof Unreadable) return new SwitchError(text);
   return error instanceof Error ? error : new Error(String(error));
 }
 
@@ -334,7 +342,7 @@ class ConsoleSession implements SwitchSession {
       if (this.#lost) throw new ConsoleLost("the session is over");
       return await work();
     } catch (error) {
-      const known = failure(this.target.label, port, error);
+      const known = failure(this.target.label, port, error, secretsOf(this.target.settings));
       // Nothing more is typed into a console that is out of step.
       if (known instanceof SessionLostError) await this.close();
       throw known;
@@ -345,6 +353,14 @@ class ConsoleSession implements SwitchSession {
 /** A port that holds something which no desired state says: VLAN 4095 is in no network's reach. */
 export const foreignPort: PortState = { native: null, tagged: [4095] };
 
+/** What a trunk with this native VLAN and this list passes. `none`: the VLAN that stands for no native one. */
+export function trunkReading(native: number | null, allowed: readonly number[], none: number | null = null): Reading {
+  if (native === null || (native === none && !allowed.includes(native))) return { state: { native: null, tagged: allowed } };
+  // It passes no untagged frame, but will as soon as the list holds the VLAN again.
+  if (!allowed.includes(native)) return { state: { native: null, tagged: allowed }, unsure: true };
+  return { state: { native, tagged: allowed.filter((vlan) => vlan !== native) } };
+}
+
 /** Whether a port that reads like this is a trunk for certain: only those have tagged VLANs. */
 export const isTrunk = ({ tagged }: PortState): boolean => tagged.length > 0 && !tagged.includes(4095);
 
@@ -353,6 +369,8 @@ export function parseVlans(text: string, highest = 4094): number[] | null {
   const list = text.replace(/\([^()]*\)/g, "").trim();
   if (/^all$/i.test(list)) return otherVlans([], highest);
   if (/^(?:none|)$/i.test(list)) return [];
+  // An item is missing: something cut the list.
+  if (/(?:^|,)\s*(?:,|$)/.test(list)) return null;
   const vlans = new Set<number>();
   for (const item of list.split(/[,\s]+/).filter((part) => part !== "")) {
     const [, first, last = first] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(item) ?? [];
@@ -389,11 +407,13 @@ export function otherVlans(vlans: readonly number[], highest: number): number[] 
 export function parseFields(lines: readonly string[], first: RegExp, last: RegExp, end?: RegExp): Map<string, string> | null {
   const from = lines.findIndex((line) => first.test(line));
   const to = end ? lines.findIndex((line) => end.test(line)) : -1;
-  if (from < 0) return null;
+  if (from < 0 || (end && to < from)) return null;
+  // Noise: bytes that are no text.
+  if (lines.some((line) => line.includes("\ufffd"))) return null;
   const found = new Map<string, string>();
   let key = "";
   let complete = false;
-  for (const line of lines.slice(from, to < 0 ? undefined : to)) {
+  for (const line of lines.slice(from, end ? to : undefined)) {
     const [, name, value] = /^\s*([^:]*[^:\s])\s*:\s*(.*)$/.exec(line) ?? [];
     if (name !== undefined && value !== undefined) {
       complete ||= last.test(key);
@@ -402,7 +422,8 @@ export function parseFields(lines: readonly string[], first: RegExp, last: RegEx
       if (!complete) found.set(name, value.trim());
       key = name;
     } else if (complete ? /^[\d,(-]/.test(line) && !/^-+( |$)/.test(line) : /^\S/.test(line)) return null;
-    else if (!complete && line.trim() !== "") found.set(key, `${found.get(key)} ${line.trim()}`);
+    // Only lists of numbers go on in the next line; any other piece of a line is missed where it is needed.
+    else if (!complete && /^\s+[\d,(]/.test(line)) found.set(key, `${found.get(key)} ${line.trim()}`);
   }
   return complete || last.test(key) ? found : null;
 }

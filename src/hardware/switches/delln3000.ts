@@ -8,6 +8,7 @@ import {
   parseFields,
   parseVlans,
   type Reading,
+  trunkReading,
   vlanLists,
 } from "./console.ts";
 import { withoutLeadingZeros } from "./powerconnect55xx.ts";
@@ -65,15 +66,14 @@ function canonicalPort(label: string): string {
 function parsePort(lines: readonly string[], port: string, dummyVlan: number | null): Reading | null {
   const fields = parseFields(lines, /^Port:/, /^Trunking Mode VLANs Enabled$/);
   if (!fields || canonicalPort(fields.get("Port")!.toLowerCase()) !== canonicalPort(port)) return null;
-  const mode = (fields.get("VLAN Membership Mode") ?? "trunk").toLowerCase();
+  const mode = fields.get("VLAN Membership Mode")?.toLowerCase();
   const natives = parseVlans(fields.get("Trunking Mode Native VLAN") ?? "?");
   const allowed = parseVlans(fields.get("Trunking Mode VLANs Enabled")!, highestVlan);
-  if (natives?.length !== 1 || !allowed) return null;
+  if (!mode || natives?.length !== 1 || !allowed) return null;
   const access = parseVlans(fields.get("Access Mode VLAN") ?? "?");
   if (mode.startsWith("access") && access?.length === 1) return { state: { native: access[0]!, tagged: [] } };
   if (!mode.startsWith("trunk")) return { state: foreignPort };
-  const native = natives[0] === dummyVlan && !allowed.includes(dummyVlan) ? null : natives[0]!;
-  return { state: { native, tagged: allowed.filter((vlan) => vlan !== native) } };
+  return trunkReading(natives[0]!, allowed, dummyVlan);
 }
 
 function change(actual: PortState, desired: PortState, dummyVlan: number | null): string[] {

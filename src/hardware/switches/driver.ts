@@ -26,6 +26,8 @@ export interface SwitchTarget<Settings = Record<string, unknown>> extends Switch
    */
   knownHostKey(presented: string): Promise<string>;
   readonly observer?: SessionObserver | undefined;
+  /** Ends the attempt to open a session. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Somebody who watches a session, for support. Nothing that it is given holds a secret. */
@@ -97,11 +99,16 @@ export interface SwitchDriver<Settings = any> {
 export const samePort = (a: PortState, b: PortState): boolean =>
   a.native === b.native && a.tagged.length === b.tagged.length && a.tagged.every((vlan, i) => vlan === b.tagged[i]);
 
+/** In no network's reach, so it stands for what a state can't say. */
+const reservedVlan = 4095;
+
 /** A port's state in words, for messages: `native 100, tagged 200, 300-305` or `nothing`. */
 export function describePort({ native, tagged }: PortState): string {
   const parts = [];
   if (native !== null) parts.push(`native ${native}`);
-  if (tagged.length > 0) parts.push(`tagged ${ranges(tagged)}`);
+  const real = tagged.filter((vlan) => vlan !== reservedVlan);
+  if (real.length > 0) parts.push(`tagged ${ranges(real)}`);
+  if (real.length < tagged.length) parts.push("something that is not haas's");
   return parts.join(", ") || "nothing";
 }
 

@@ -1,5 +1,15 @@
 import type { PortState } from "./driver.ts";
-import { type ConsoleProfile, consoleDriver, foreignPort, isTrunk, parseFields, parseVlans, type Reading, vlanLists } from "./console.ts";
+import {
+  type ConsoleProfile,
+  consoleDriver,
+  foreignPort,
+  isTrunk,
+  parseFields,
+  parseVlans,
+  type Reading,
+  trunkReading,
+  vlanLists,
+} from "./console.ts";
 
 /**
  * Cisco Nexus 3000, 5000 and 9000. A trunk always has a native VLAN: without one it is the dummy VLAN, which does
@@ -45,6 +55,9 @@ export const nexusProfile: ConsoleProfile = {
 
 export const nexus = consoleDriver(nexusProfile);
 
+/** A port that routes, and switches nothing: foreign, and told apart by VLAN 0. */
+const routedPort: PortState = { native: null, tagged: [0, ...foreignPort.tagged] };
+
 /** `ethernet1/42`, however it was written. */
 function canonicalPort(label: string): string {
   return label
@@ -73,16 +86,16 @@ function parsePort(lines: readonly string[], port: string, dummyVlan: number | n
   const mode = fields.get("Operational Mode")?.toLowerCase();
   const natives = parseVlans(fields.get("Trunking Native Mode VLAN") ?? "?");
   const allowed = parseVlans(fields.get("Trunking VLANs Allowed") || "?");
-  if (mode === undefined || natives?.length !== 1 || !allowed) return null;
-  if (/^disabled/i.test(fields.get("Switchport") ?? "")) return { state: foreignPort };
+  if (!mode || natives?.length !== 1 || !allowed) return null;
+  if (/^disabled/i.test(fields.get("Switchport") ?? "")) return { state: routedPort };
   if (mode === "access") {
     const access = parseVlans(fields.get("Access Mode VLAN") ?? "?");
     return access?.length === 1 ? { state: { native: access[0]!, tagged: [] } } : null;
   }
-  const native = natives[0] === dummyVlan && !allowed.includes(dummyVlan) ? null : natives[0]!;
-  const state = { native, tagged: allowed.filter((vlan) => vlan !== native) };
+  if (mode !== "trunk" && mode !== "down") return { state: foreignPort };
+  const reading = trunkReading(natives[0]!, allowed, dummyVlan);
   // A port without a link may not say whether it is a trunk.
-  return mode === "trunk" ? { state } : { state, unsure: true };
+  return mode === "trunk" ? reading : { ...reading, unsure: true };
 }
 
 function change(actual: PortState, desired: PortState, dummyVlan: number | null): string[] {
@@ -95,6 +108,8 @@ function change(actual: PortState, desired: PortState, dummyVlan: number | null)
     const [first = "none", ...more] = vlanLists(wanted);
     return [
       "switchport",
+      // A routed port becomes an access port by that, in VLAN 1 until it is told otherwise.
+      ...(actual.tagged.includes(0) ? [`switchport access vlan ${dummyVlan}`] : []),
       `switchport trunk allowed vlan ${first}`,
       ...more.map((list) => `switchport trunk allowed vlan add ${list}`),
       setNative,

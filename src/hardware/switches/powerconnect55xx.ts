@@ -1,5 +1,15 @@
 import type { PortState } from "./driver.ts";
-import { type ConsoleProfile, consoleDriver, foreignPort, isTrunk, parseFields, parseVlans, type Reading, vlanLists } from "./console.ts";
+import {
+  type ConsoleProfile,
+  consoleDriver,
+  foreignPort,
+  isTrunk,
+  parseFields,
+  parseVlans,
+  type Reading,
+  trunkReading,
+  vlanLists,
+} from "./console.ts";
 
 /**
  * Dell PowerConnect 5500. Every VLAN has to exist on the switch before a port can carry it.
@@ -50,15 +60,13 @@ export function withoutLeadingZeros(label: string): string {
 function parsePort(lines: readonly string[], port: string): Reading | null {
   const fields = parseFields(lines, /^Name:/, /^Trunking VLANs Enabled$/, /^Classification rules:/);
   if (fields?.get("Name")?.toLowerCase() !== withoutLeadingZeros(port)) return null;
-  // Not every firmware shows a mode.
-  const mode = fields.get("Administrative Mode")?.toLowerCase() ?? "trunk";
+  // Not every firmware shows a mode; but where the access VLAN is shown, the mode is.
+  const mode = fields.get("Administrative Mode")?.toLowerCase() ?? (fields.has("Access Mode VLAN") ? null : "trunk");
+  if (mode === null) return null;
   const natives = parseVlans(fields.get("Trunking Native Mode VLAN") ?? "?");
   const allowed = parseVlans(fields.get("Trunking VLANs Enabled")!);
   if (!natives || natives.length > 1 || !allowed) return null;
-  if (mode === "trunk") {
-    const native = natives[0] ?? null;
-    return { state: { native, tagged: allowed.filter((vlan) => vlan !== native) } };
-  }
+  if (mode === "trunk") return trunkReading(natives[0] ?? null, allowed);
   const access = parseVlans(fields.get("Access Mode VLAN") ?? "?");
   if (mode !== "access" || access?.length !== 1) return { state: foreignPort };
   return { state: { native: access[0]!, tagged: [] } };

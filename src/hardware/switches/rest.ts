@@ -117,6 +117,7 @@ class RestClient {
       rejectUnauthorized: settings.ca_file !== undefined || settings.tls !== "insecure",
       ...ca,
     });
+    target.signal?.addEventListener("abort", () => client.close());
     const answer = await client.#exchange(probe.call, aboutSwitch, target.connectTimeoutMs, "beginning");
     observer?.step("log in");
     client.#check(answer, probe, aboutSwitch);
