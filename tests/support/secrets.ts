@@ -54,7 +54,7 @@ const pollMs = 20;
 
 /** The `haas` command line, compiled or the checkout's: what a user types is the user's own. Not its children, and not the server. */
 function isTyped([program = "", ...rest]: readonly string[]): boolean {
-  const script = basename(program) === "bun" ? rest.findIndex((word) => word.endsWith("/src/cli.ts")) : -1;
+  const script = /^bun(\.exe)?$/.test(basename(program)) ? rest.findIndex((word) => word.endsWith("/src/cli.ts")) : -1;
   if (basename(program) !== "haas" && script === -1) return false;
   return !rest.slice(script + 1).some((word) => word === "serve" || word === "serve_networks");
 }
