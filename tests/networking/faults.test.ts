@@ -73,7 +73,7 @@ let watching = true;
 const violations: string[] = [];
 
 beforeAll(async () => {
-  const limits = Object.values(extensionOf).map((name) => `[haas.ext.switches.${name}]\nconnect_timeout = 4\ncommand_timeout = 1`);
+  const limits = Object.values(extensionOf).map((name) => `[haas.ext.switches.${name}]\nconnect_timeout = 6\ncommand_timeout = 3`);
   service = await startService("sqlite", { more: ["[network-daemon]", `max_tries = ${tries}`, "sleep_time = 0.05", ...limits].join("\n") });
   worker = startWorker(service.ctx);
   await service.ok("PUT", "/project/p");
@@ -124,7 +124,8 @@ async function startLane(kind: Kind, name: string, transport: "ssh" | "telnet"):
   await service.ok("PUT", `/node/${name}`, { obm: mockObm });
   await service.ok("PUT", `/node/${name}/nic/nic`, { macaddr: "m" });
   await service.ok("POST", `/switch/${name}/port/${port}/connect_nic`, { node: name, nic: "nic" });
-  await service.ok("POST", "/project/p/connect_node", { node: name });
+  // On a busy machine the first try may have been too slow.
+  while ((await service.call("POST", "/project/p/connect_node", { node: name })).status !== 200) await Bun.sleep(100);
   await ended(await change(lane, "a", "vlan/native"));
   guard(lane);
   return lane;
