@@ -61,7 +61,7 @@ const portOf: Record<Kind, string> = {
   dellnos9: "1/1",
 };
 const consoles = ["powerconnect55xx", "delln3000", "nexus"] as const;
-const kinds = (process.env.KINDS?.split(",") ?? Object.keys(portOf)) as Kind[];
+const kinds = Object.keys(portOf) as Kind[];
 
 let service: Service;
 let worker: Worker;
