@@ -111,28 +111,16 @@ export async function isPending(db: Db, nicId: number): Promise<boolean> {
 
 /** Whether somebody's change of the port is pending; haas's own wish to have it right does not count. */
 export async function isChangePending(db: Db, portId: number): Promise<boolean> {
-  const row = await db
-    .selectFrom("networking_action")
-    .select("id")
-    .where("port_id", "=", portId)
-    .where("status", "=", "PENDING")
-    .where("type", "!=", "sync_port")
-    .limit(1)
-    .executeTakeFirst();
-  return row !== undefined;
+  return (await changesOf(db, portId).where("status", "=", "PENDING").executeTakeFirst()) !== undefined;
 }
 
 /** Whether anybody ever asked for a change of the port. */
 export async function wasEverChanged(db: Db, portId: number): Promise<boolean> {
-  const row = await db
-    .selectFrom("networking_action")
-    .select("id")
-    .where("port_id", "=", portId)
-    .where("type", "!=", "sync_port")
-    .limit(1)
-    .executeTakeFirst();
-  return row !== undefined;
+  return (await changesOf(db, portId).executeTakeFirst()) !== undefined;
 }
+
+const changesOf = (db: Db, portId: number) =>
+  db.selectFrom("networking_action").select("id").where("port_id", "=", portId).where("type", "!=", "sync_port").limit(1);
 
 /** Drop haas's own wish to have the port right; with `uuid`, only if that is still its name: see enqueueSync. */
 export async function dropSync(tx: Tx, portId: number, uuid?: string): Promise<void> {

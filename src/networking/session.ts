@@ -95,7 +95,6 @@ export class HeldSwitch {
   async call<T>(ports: readonly string[], work: (session: SwitchSession) => Promise<T>): Promise<T> {
     const { row, ctx } = this;
     const session = await this.session();
-    if (this.lost) throw this.#takenOver();
     const { commandTimeoutMs } = ctx.switches.limits(ctx.switches.byType(row.type));
     const what = `Switch ${quote(row.label)}${ports.length === 1 ? `, port ${quote(ports[0]!)}` : ""}`;
     return bounded(work(session), what, commandTimeoutMs * (commandsPerCall + ports.length));
@@ -110,10 +109,9 @@ export class HeldSwitch {
   async release(): Promise<void> {
     clearInterval(this.#timer);
     inHand.delete(this);
-    const session = this.#session;
-    this.#session = null;
-    this.#lose();
-    if (session) await end(session);
+    this.#lost = true;
+    this.#opening?.abort();
+    await this.endSession();
     await release(this.ctx.db, this.lease);
   }
 

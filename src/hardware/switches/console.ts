@@ -362,7 +362,19 @@ export function trunkReading(native: number | null, allowed: readonly number[], 
 }
 
 /** Whether a port that reads like this is a trunk for certain: only those have tagged VLANs. */
-export const isTrunk = ({ tagged }: PortState): boolean => tagged.length > 0 && !tagged.includes(4095);
+const isTrunk = ({ tagged }: PortState): boolean => tagged.length > 0 && !tagged.includes(4095);
+
+/** Which VLANs a port has to get and to lose. Behind a mode other than trunk nobody knows what there is: then all that is wanted is fresh. */
+export function vlanChanges(actual: PortState, desired: PortState): { trunk: boolean; wanted: number[]; gone: number[]; fresh: number[] } {
+  const vlansOf = ({ native, tagged }: PortState) => [...(native === null ? [] : [native]), ...tagged].toSorted((a, b) => a - b);
+  const trunk = isTrunk(actual);
+  const present = trunk ? vlansOf(actual) : [];
+  const wanted = vlansOf(desired);
+  return { trunk, wanted, gone: present.filter((vlan) => !wanted.includes(vlan)), fresh: wanted.filter((vlan) => !present.includes(vlan)) };
+}
+
+/** A port's name with its numbers as devices print them. */
+export const withoutLeadingZeros = (label: string): string => label.replace(/\d+/g, (digits) => String(Number(digits)));
 
 /** The VLANs of a list as devices print it, `1,5-7`, with remarks in parentheses; null for anything else. `all` goes up to `highest`. */
 export function parseVlans(text: string, highest = 4094): number[] | null {

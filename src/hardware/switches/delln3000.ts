@@ -3,15 +3,15 @@ import {
   type ConsoleProfile,
   consoleDriver,
   foreignPort,
-  isTrunk,
   otherVlans,
   parseFields,
   parseVlans,
   type Reading,
   trunkReading,
+  vlanChanges,
   vlanLists,
+  withoutLeadingZeros,
 } from "./console.ts";
-import { withoutLeadingZeros } from "./powerconnect55xx.ts";
 
 const highestVlan = 4093;
 
@@ -77,14 +77,11 @@ function parsePort(lines: readonly string[], port: string, dummyVlan: number | n
 }
 
 function change(actual: PortState, desired: PortState, dummyVlan: number | null): string[] {
-  const { native, tagged } = desired;
-  const wanted = [...(native === null ? [] : [native]), ...tagged].toSorted((a, b) => a - b);
+  const { native } = desired;
   // Only a trunk has tagged VLANs. Behind any other mode there may be a list that nobody has seen, by default of
   // every VLAN, so everything else is taken off it, and the mode comes last.
-  const trunk = isTrunk(actual);
-  const present = trunk ? [...(actual.native === null ? [] : [actual.native]), ...actual.tagged] : [];
-  const gone = trunk ? present.filter((vlan) => !wanted.includes(vlan)).toSorted((a, b) => a - b) : otherVlans(wanted, highestVlan);
-  const fresh = wanted.filter((vlan) => !present.includes(vlan));
+  const { trunk, wanted, gone, fresh } = vlanChanges(actual, desired);
+  const excluded = trunk ? gone : otherVlans(wanted, highestVlan);
   const becomesNative = native ?? dummyVlan;
   return [
     // A native VLAN has to be allowed when it becomes one. Before the others go, because it can't be removed, only replaced.
@@ -92,7 +89,7 @@ function change(actual: PortState, desired: PortState, dummyVlan: number | null)
       ? []
       : [`switchport trunk allowed vlan add ${becomesNative}`, `switchport trunk native vlan ${becomesNative}`]),
     ...(native === null && !(trunk && actual.native === null) ? [`switchport trunk allowed vlan remove ${dummyVlan}`] : []),
-    ...vlanLists(gone).map((list) => `switchport trunk allowed vlan remove ${list}`),
+    ...vlanLists(excluded).map((list) => `switchport trunk allowed vlan remove ${list}`),
     ...vlanLists(fresh.filter((vlan) => vlan !== native)).map((list) => `switchport trunk allowed vlan add ${list}`),
     ...(trunk ? [] : ["switchport mode trunk"]),
   ];

@@ -3,12 +3,13 @@ import {
   type ConsoleProfile,
   consoleDriver,
   foreignPort,
-  isTrunk,
   parseFields,
   parseVlans,
   type Reading,
   trunkReading,
+  vlanChanges,
   vlanLists,
+  withoutLeadingZeros,
 } from "./console.ts";
 
 /**
@@ -60,10 +61,7 @@ const routedPort: PortState = { native: null, tagged: [0, ...foreignPort.tagged]
 
 /** `ethernet1/42`, however it was written. */
 function canonicalPort(label: string): string {
-  return label
-    .toLowerCase()
-    .replace(" ", "")
-    .replace(/\d+/g, (digits) => String(Number(digits)));
+  return withoutLeadingZeros(label.toLowerCase().replace(" ", ""));
 }
 
 const typed = (label: string): string => canonicalPort(label).replace(/^e/, "E");
@@ -99,12 +97,11 @@ function parsePort(lines: readonly string[], port: string, dummyVlan: number | n
 }
 
 function change(actual: PortState, desired: PortState, dummyVlan: number | null): string[] {
-  const { native, tagged } = desired;
-  const wanted = [...(native === null ? [] : [native]), ...tagged].toSorted((a, b) => a - b);
-  const setNative = `switchport trunk native vlan ${native ?? dummyVlan}`;
+  const { trunk, wanted, gone, fresh } = vlanChanges(actual, desired);
+  const setNative = `switchport trunk native vlan ${desired.native ?? dummyVlan}`;
   // Only a trunk has tagged VLANs. Behind any other mode there may be a list that nobody has seen, by default of
   // every VLAN, so it is set anew, and the mode comes last.
-  if (!isTrunk(actual)) {
+  if (!trunk) {
     const [first = "none", ...more] = vlanLists(wanted);
     return [
       "switchport",
@@ -116,12 +113,9 @@ function change(actual: PortState, desired: PortState, dummyVlan: number | null)
       "switchport mode trunk",
     ];
   }
-  const present = [...(actual.native === null ? [] : [actual.native]), ...actual.tagged];
-  const gone = present.filter((vlan) => !wanted.includes(vlan)).toSorted((a, b) => a - b);
-  const fresh = wanted.filter((vlan) => !present.includes(vlan));
   return [
     ...vlanLists(gone).map((list) => `switchport trunk allowed vlan remove ${list}`),
     ...vlanLists(fresh).map((list) => `switchport trunk allowed vlan add ${list}`),
-    ...(actual.native === native ? [] : [setNative]),
+    ...(actual.native === desired.native ? [] : [setNative]),
   ];
 }

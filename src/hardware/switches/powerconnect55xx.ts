@@ -3,12 +3,13 @@ import {
   type ConsoleProfile,
   consoleDriver,
   foreignPort,
-  isTrunk,
   parseFields,
   parseVlans,
   type Reading,
   trunkReading,
+  vlanChanges,
   vlanLists,
+  withoutLeadingZeros,
 } from "./console.ts";
 
 /**
@@ -53,10 +54,6 @@ export const powerConnect55xxProfile: ConsoleProfile = {
 
 export const powerConnect55xx = consoleDriver(powerConnect55xxProfile);
 
-export function withoutLeadingZeros(label: string): string {
-  return label.replace(/\d+/g, (digits) => String(Number(digits)));
-}
-
 function parsePort(lines: readonly string[], port: string): Reading | null {
   const fields = parseFields(lines, /^Name:/, /^Trunking VLANs Enabled$/, /^Classification rules:/);
   if (fields?.get("Name")?.toLowerCase() !== withoutLeadingZeros(port)) return null;
@@ -73,20 +70,14 @@ function parsePort(lines: readonly string[], port: string): Reading | null {
 }
 
 function change(actual: PortState, desired: PortState): string[] {
-  const { native, tagged } = desired;
-  const wanted = [...(native === null ? [] : [native]), ...tagged].toSorted((a, b) => a - b);
+  const { native } = desired;
   // Only a trunk has tagged VLANs. Behind any other mode there may be a list that nobody has seen, so it is
   // emptied, and the mode comes last.
-  const trunk = isTrunk(actual);
-  const present = trunk ? [...(actual.native === null ? [] : [actual.native]), ...actual.tagged] : [];
-  const gone = present.filter((vlan) => !wanted.includes(vlan));
-  const fresh = wanted.filter((vlan) => !present.includes(vlan));
+  const { trunk, gone, fresh } = vlanChanges(actual, desired);
   const nativeStays = trunk && actual.native === native;
   return [
     ...(nativeStays || (trunk && actual.native === null) ? [] : ["switchport trunk native vlan none"]),
-    ...(trunk
-      ? vlanLists(gone.toSorted((a, b) => a - b)).map((list) => `switchport trunk allowed vlan remove ${list}`)
-      : ["switchport trunk allowed vlan none"]),
+    ...(trunk ? vlanLists(gone).map((list) => `switchport trunk allowed vlan remove ${list}`) : ["switchport trunk allowed vlan none"]),
     ...vlanLists(fresh).map((list) => `switchport trunk allowed vlan add ${list}`),
     // It has to be allowed first.
     ...(nativeStays || native === null ? [] : [`switchport trunk native vlan ${native}`]),
