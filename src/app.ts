@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
 import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, validation } from "./errors.ts";
-import { factsOf, type RequestFacts } from "./routes/controller.ts";
+import { factsOf, type RequestFacts, type Upgrade } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
 import { extensionRoutes } from "./routes/extensions.ts";
@@ -17,8 +17,11 @@ import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
 
 export interface App {
-  /** Answer one request. `address` is the client's. Never rejects. */
-  handle(request: Request, address?: string): Promise<Response>;
+  /**
+   * Answer one request. `address` is the client's. Never rejects. `upgrade` makes a WebSocket of the request; the answer
+   * is then of no use.
+   */
+  handle(request: Request, address?: string, upgrade?: Upgrade): Promise<Response>;
 }
 
 /** The whole HTTP service as a function; it listens to nothing (see front.ts). */
@@ -51,9 +54,15 @@ export function createApp(ctx: Context): App {
   let count = 0;
 
   return {
-    async handle(request, address = "") {
+    async handle(request, address = "", upgrade) {
       const routed = encodePortName(request);
-      const facts: RequestFacts = { id: `${idPrefix}-${(++count).toString(36)}`, address, receivedAt: performance.now(), user: null };
+      const facts: RequestFacts = {
+        id: `${idPrefix}-${(++count).toString(36)}`,
+        address,
+        receivedAt: performance.now(),
+        user: null,
+        ...(upgrade && { upgrade }),
+      };
       factsOf.set(routed, facts);
       let response: Response;
       try {

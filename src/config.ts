@@ -9,6 +9,10 @@ export class ConfigError extends Error {}
 const switchExtensions = ["mock", "dell", "n3000", "nexus", "brocade", "dellnos9", "ovs"] as const;
 const obmExtensions = ["ipmi", "mock"] as const;
 const allocators = ["null", "vlan_pool"] as const;
+const headnodeDrivers = ["libvirt", "mock"] as const;
+const headnodeNetworks = ["bridges", "ovs"] as const;
+/** An interface's name, as Linux takes it. */
+const interfaceForm = /^(?!\.{1,2}$)[A-Za-z0-9._-]{1,15}$/;
 const authBackends = ["null", "database"] as const;
 
 /** Everything that haas.cfg can say, checked, with every default filled in. Read once and never changed. */
@@ -23,7 +27,15 @@ export interface Config {
     readonly named: boolean;
     readonly requireAuthentication: boolean;
   };
-  readonly headnode: { readonly trunkNic: string | null; readonly baseImages: readonly string[]; readonly libvirtEndpoint: string };
+  readonly headnode: {
+    readonly driver: (typeof headnodeDrivers)[number];
+    readonly trunkNic: string | null;
+    readonly baseImages: readonly string[];
+    readonly libvirtEndpoint: string;
+    /** How headnodes join a VLAN: by its Linux bridge, or as a tagged port of an Open vSwitch bridge. */
+    readonly network: (typeof headnodeNetworks)[number];
+    readonly ovsBridge: string;
+  };
   readonly clientEndpoint: string | null;
   readonly databaseUri: string;
   readonly dryRun: boolean;
@@ -230,9 +242,12 @@ function readOptions(options: Options): Config {
       requireAuthentication: options.boolean("auth", "require_authentication", true),
     },
     headnode: {
+      driver: options.choice("headnode", "driver", development ? "mock" : "libvirt", headnodeDrivers),
       trunkNic: options.text("headnode", "trunk_nic"),
       baseImages: development ? developmentImages : options.list("headnode", "base_imgs"),
       libvirtEndpoint: options.text("headnode", "libvirt_endpoint") ?? "qemu:///system",
+      network: options.choice("headnode", "network", "bridges", headnodeNetworks),
+      ovsBridge: options.matching("headnode", "ovs_bridge", interfaceForm, "the name of a bridge") ?? "br-trunk",
     },
     clientEndpoint: options.text("client", "endpoint"),
     databaseUri: options.matching("database", "uri", databaseUriForm, databaseUriForms) ?? "sqlite:///haas.db",

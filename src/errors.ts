@@ -18,6 +18,7 @@ export const statusOf = {
   TooManyRequestsError: 429,
   OBMError: 500,
   SwitchError: 500,
+  HeadnodeError: 500,
   ServerError: 500,
 } as const;
 
@@ -42,6 +43,13 @@ export class HaasError extends Error {
 export class SwitchError extends HaasError {
   constructor(message: string, options?: ErrorOptions) {
     super("SwitchError", message, options);
+  }
+}
+
+/** The hypervisor failed, or a virtual machine on it; in its own words. */
+export class HeadnodeError extends HaasError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("HeadnodeError", message, options);
   }
 }
 

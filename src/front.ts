@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { App } from "./app.ts";
+import { type Tunnel, tunnels } from "./tunnel.ts";
 
 // Bun closes the connection on a method in lower case, and published examples say `curl -X put`. It
 // also folds `..` in paths, which is a legal name here. So every connection goes through this thin
@@ -123,7 +124,7 @@ class Outbox {
 
 class ConnectionFront {
   readonly #directory = mkdtempSync(join(tmpdir(), "haas-"));
-  readonly #servers = new Map<string, { server: Server<undefined>; path: string }>();
+  readonly #servers = new Map<string, { server: Server<Tunnel>; path: string }>();
   /** Open connections by client address. */
   readonly #connections = new Map<string, number>();
   readonly #pipes = new Set<Socket<Pipe>>();
@@ -258,9 +259,19 @@ class ConnectionFront {
     if (!entry) {
       if (this.#servers.size >= addressLimit) this.#dropIdle();
       const path = join(this.#directory, `${(++this.#serial).toString(36)}.sock`);
-      const server = Bun.serve({
+      const server = Bun.serve<Tunnel>({
         unix: path,
-        fetch: (request) => this.app.handle(request, address),
+        fetch: async (request, server) => {
+          let upgraded = false;
+          const answer = await this.app.handle(
+            request,
+            address,
+            (data, headers) => (upgraded = server.upgrade(request, { data, headers })),
+          );
+          // It was answered by the handshake.
+          return upgraded ? undefined : answer;
+        },
+        websocket: tunnels,
         maxRequestBodySize: hardBodyLimitBytes,
         // Bun's types know it for TCP only; it counts here as well.
         ...({ idleTimeout: idleTimeoutSeconds } as object),

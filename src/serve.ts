@@ -8,10 +8,12 @@ import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
 import type { Db } from "./db/transaction.ts";
 import { messageOf } from "./errors.ts";
 import { listen } from "./front.ts";
+import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
 import type { SwitchDriver } from "./hardware/switches/driver.ts";
 import { switchDrivers, SwitchRegistry, switchTypePrefix } from "./hardware/switches/index.ts";
+import { cleanUpHeadnodes } from "./inventory/headnodes.ts";
 import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
@@ -45,7 +47,8 @@ export async function createContext(config: Config, log: Log, wake: () => void):
       config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm,
     ),
     switches: new SwitchRegistry(config.switches, config.unsavedSwitches, config.switchLimits),
-    headnodes: mockHeadnodes,
+    headnodes:
+      config.headnode.driver === "mock" ? mockHeadnodes() : libvirt({ ...config.headnode, endpoint: config.headnode.libvirtEndpoint }),
     allocator,
     authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
     wake,
@@ -63,6 +66,9 @@ export async function serve(config: Config, options: { port: number; host: strin
   const verifier = worker && startVerifier(ctx);
   const listener = worker ? listenForWakes(config, log, worker) : null;
   await warnOfSurprises(ctx);
+  const cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) =>
+    log.warning("half-made headnodes are left", { error: messageOf(error) }),
+  );
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
   log.info("serving", {
     url,
@@ -74,7 +80,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   await untilSignal();
   log.info("stopping: finishing what is in hand");
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
-  await within(closeTimeoutMs, releaseAll());
+  await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
   await within(closeTimeoutMs, ctx.db.destroy());
   log.info("stopped");
 }
@@ -104,7 +110,8 @@ async function warnOfSurprises(ctx: Context): Promise<void> {
   if (config.auth.backend === "null" && !config.auth.named) {
     log.warning("no authentication backend is named in [extensions]: everybody on this machine is an administrator");
   }
-  if (config.headnode.baseImages.length > 0) log.warning("headnodes are simulated: this haas has no hypervisor driver yet");
+  if (config.headnode.driver === "mock" && config.headnode.baseImages.length > 0)
+    log.warning("headnodes are simulated, as [headnode] driver says");
   if (config.allocator === "vlan_pool" && config.vlanPool.length === 0) {
     log.warning("the VLAN pool is empty: set vlans in [haas.ext.network_allocators.vlan_pool], or no network can get an id");
   }

@@ -22,9 +22,10 @@ export const headnodeCommands = [
   client({
     name: "headnode_start",
     grouped: "headnode start",
-    about: "start a headnode; the first start freezes its hnics",
+    about: "start a headnode; the first start makes its virtual machine and freezes its hnics",
     args: { headnode },
-    call: (a) => ({ method: "POST", path: ["headnode", a.headnode, "start"] }),
+    // Above what the server takes to copy an image.
+    call: (a) => ({ method: "POST", path: ["headnode", a.headnode, "start"], timeoutMs: 260_000 }),
   }),
   client({
     name: "headnode_stop",
@@ -32,6 +33,13 @@ export const headnodeCommands = [
     about: "switch a headnode off, hard",
     args: { headnode },
     call: (a) => ({ method: "POST", path: ["headnode", a.headnode, "stop"] }),
+  }),
+  client({
+    name: "headnode_edit",
+    grouped: "headnode edit",
+    about: "let the hnics of a stopped headnode change again, until its next start",
+    args: { headnode },
+    call: (a) => ({ method: "POST", path: ["headnode", a.headnode, "edit"] }),
   }),
   client({
     name: "headnode_create_hnic",
@@ -64,7 +72,7 @@ export const headnodeCommands = [
   client({
     name: "show_headnode",
     grouped: "headnode show",
-    about: "show a headnode: its project, hnics, display and image",
+    about: "show a headnode: its project, hnics, state, display with password, and image",
     args: { headnode },
     call: (a) => ({ method: "GET", path: ["headnode", a.headnode] }),
     answer: facts,

@@ -79,6 +79,11 @@ export interface Tables {
     base_img: string;
     uuid: string;
     started: Generated<Flag>;
+    made: Generated<Flag>;
+    running: Generated<Flag>;
+    vnc_password: string | null;
+    lease_owner: string | null;
+    lease_until: Generated<number>;
   };
   hnic: { id: Generated<number>; headnode_id: number; label: string; network_id: number | null };
 }

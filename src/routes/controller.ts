@@ -2,6 +2,7 @@ import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
+import type { Tunnel } from "../tunnel.ts";
 import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
 // What every resource's controller shares: who is calling, how a body is read, and the shapes that
@@ -17,7 +18,12 @@ export interface RequestFacts {
   readonly receivedAt: number;
   /** Filled in by authentication, for the log. */
   user: string | null;
+  /** Absent where there is no connection to upgrade. */
+  readonly upgrade?: Upgrade;
 }
+
+/** Answer a WebSocket handshake; false when the request is none. */
+export type Upgrade = (tunnel: Tunnel, headers: Record<string, string>) => boolean;
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
 

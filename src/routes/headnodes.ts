@@ -1,7 +1,9 @@
 import { t } from "elysia";
 import type { Context } from "../context.ts";
 import * as headnodes from "../inventory/headnodes.ts";
-import { controller, empty, label, names, nothing, object, reference, responses } from "./controller.ts";
+import { HeadnodeError, messageOf, notPermitted, validation } from "../errors.ts";
+import { Tunnel } from "../tunnel.ts";
+import { controller, empty, factsOf, label, names, nothing, object, reference, responses } from "./controller.ts";
 
 const detail = { tags: ["Headnodes"] };
 const headnode = label("Name of the headnode", "hn1");
@@ -38,7 +40,23 @@ export const headnodeRoutes = (ctx: Context) =>
               name: t.String(),
               project: t.String(),
               hnics: t.Array(t.String()),
-              vncport: t.Nullable(t.Integer({ description: "null when it is off" })),
+              networks: t.Record(t.String(), t.Nullable(t.String()), { description: "The network of each hnic" }),
+              vncport: t.Nullable(t.Integer({ description: "On the loopback of the hypervisor; null when it is off" })),
+              vnc_password: t.Nullable(t.String({ description: "Of its display, from the first start on" })),
+              state: t.Union(
+                [
+                  t.Literal("new"),
+                  t.Literal("busy"),
+                  t.Literal("half-made"),
+                  t.Literal("on"),
+                  t.Literal("off"),
+                  t.Literal("lost"),
+                  t.Literal("unknown"),
+                ],
+                { description: "Of its virtual machine, as the hypervisor tells" },
+              ),
+              reason: t.Nullable(t.String({ description: "What is not as haas left it" })),
+              editable: t.Boolean({ description: "Whether its hnics can change" }),
               uuid: t.String(),
               base_img: t.String(),
             },
@@ -46,7 +64,12 @@ export const headnodeRoutes = (ctx: Context) =>
               name: "hn1",
               project: "p1",
               hnics: ["eth0"],
+              networks: { eth0: "pxe" },
               vncport: 5900,
+              vnc_password: "q8Zk-2bX",
+              state: "on",
+              reason: null,
+              editable: false,
               uuid: "6c0d9d3c-8a42-4f0e-9c55-0b7f9a1b7a77",
               base_img: "base-headnode",
             },
@@ -77,6 +100,43 @@ export const headnodeRoutes = (ctx: Context) =>
       response: responses(empty, 404, 500),
       detail: { ...detail, summary: "Power a headnode off, hard" },
     })
+    .post("/headnode/:headnode/edit", ({ caller, params }) => headnodes.editHeadnode(ctx, caller, params.headnode), {
+      params,
+      query: nothing,
+      body: nothing,
+      response: responses(empty, 404, 409, 500),
+      detail: { ...detail, summary: "Let the hnics of a stopped headnode change again, until its next start" },
+    })
+    .get(
+      "/headnode/:headnode/vnc",
+      async ({ caller, params, request }) => {
+        requireSameSite(request);
+        const { port } = await headnodes.displayOf(ctx, caller, params.headnode);
+        if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") throw validation("This call is a WebSocket.");
+        const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
+          throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);
+        });
+        const binary =
+          request.headers
+            .get("sec-websocket-protocol")
+            ?.split(/\s*,\s*/)
+            .includes("binary") ?? false;
+        if (factsOf.get(request)?.upgrade?.(tunnel, binary ? { "sec-websocket-protocol": "binary" } : {})) return;
+        tunnel.close();
+        throw validation("This is no complete WebSocket handshake.");
+      },
+      {
+        params,
+        query: nothing,
+        response: responses(
+          { 101: t.Void({ description: "The bytes of RFB, in binary messages, as noVNC sends and takes them" }) },
+          404,
+          409,
+          500,
+        ),
+        detail: { ...detail, summary: "The display of a running headnode, as a WebSocket" },
+      },
+    )
     .put("/headnode/:headnode/hnic/:hnic", ({ caller, params }) => headnodes.createHnic(ctx.db, caller, params.headnode, params.hnic), {
       params: hnicParams,
       query: nothing,
@@ -113,3 +173,10 @@ export const headnodeRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Take an hnic off its network" },
       },
     );
+
+/** A page of another site may open WebSockets with the credentials that the browser keeps for this one. */
+function requireSameSite({ headers }: Request): void {
+  const origin = headers.get("origin");
+  if (origin === null || (URL.canParse(origin) && new URL(origin).host === headers.get("host"))) return;
+  throw notPermitted("This WebSocket is for pages of this server only.");
+}

@@ -118,6 +118,7 @@ const published: [argv: string, method: string, path: string, body?: unknown][] 
   ["headnode_create h1 p1 img1", "PUT", "/headnode/h1", { project: "p1", base_img: "img1" }],
   ["headnode_delete h1", "DELETE", "/headnode/h1"],
   ["headnode_start h1", "POST", "/headnode/h1/start"],
+  ["headnode_edit h1", "POST", "/headnode/h1/edit"],
   ["headnode_stop h1", "POST", "/headnode/h1/stop"],
   ["headnode_create_hnic h1 eth0", "PUT", "/headnode/h1/hnic/eth0"],
   ["headnode_delete_hnic h1 eth0", "DELETE", "/headnode/h1/hnic/eth0"],

@@ -64,7 +64,14 @@ test("a published file works unchanged", () => {
   expect(config).toMatchObject({
     logLevel: "warning",
     auth: { backend: "null", named: true, requireAuthentication: false },
-    headnode: { trunkNic: "eth0", baseImages: ["base-headnode", "img1", "img2"], libvirtEndpoint: "qemu:///system" },
+    headnode: {
+      driver: "libvirt",
+      trunkNic: "eth0",
+      baseImages: ["base-headnode", "img1", "img2"],
+      libvirtEndpoint: "qemu:///system",
+      network: "bridges",
+      ovsBridge: "br-trunk",
+    },
     clientEndpoint: "http://127.0.0.1:5000",
     databaseUri: "sqlite:///haas.db",
     dryRun: true,

@@ -339,6 +339,8 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["check", "networking_action", action("u9", "change_port", "DONE", 2, 2)],
     ["check", "networking_action", action("u9", "modify_port", "RUNNING", 2, 2)],
     ["check", "headnode", "update headnode set started = 2"],
+    ["check", "headnode", "update headnode set made = 2"],
+    ["check", "headnode", "update headnode set running = 2"],
     ["foreign key", "user_project(user_id)", "insert into user_project (user_id, project_id) values (99, 1)"],
     ["foreign key", "user_project(project_id)", "insert into user_project (user_id, project_id) values (1, 99)"],
     ["foreign key", "port(switch_id)", "delete from switch where label = 's'"],

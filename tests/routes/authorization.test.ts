@@ -226,6 +226,9 @@ const cases: Record<string, Case[]> = {
   "DELETE /headnode/{headnode}": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}`])],
   "POST /headnode/{headnode}/start": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}/start`])],
   "POST /headnode/{headnode}/stop": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}/stop`])],
+  "POST /headnode/{headnode}/edit": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}/edit`])],
+  // Nothing runs, and nobody is told a port.
+  "GET /headnode/{headnode}/vnc": [ofProject(409, async (world) => [`/headnode/${await world.headnode()}/vnc`])],
   "PUT /headnode/{headnode}/hnic/{hnic}": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}/hnic/new`])],
   "DELETE /headnode/{headnode}/hnic/{hnic}": [ofProject(200, async (world) => [`/headnode/${await world.headnode()}/hnic/eth0`])],
   "POST /headnode/{headnode}/hnic/{hnic}/connect_network": [

@@ -28,6 +28,7 @@ export function configText({ uri, auth = "null", allocator = "vlan_pool", more =
   return `[general]
 log_level = warning
 [headnode]
+driver = mock
 base_imgs = base-headnode, img1
 [database]
 uri = ${uri}

@@ -1,6 +1,9 @@
-/** A network that a headnode's interface joins. `vlan` is null under the null allocator. */
+import { HeadnodeError } from "../../errors.ts";
+
+/** A network that a headnode's interface joins. */
 export interface HeadnodeInterface {
   readonly label: string;
+  /** Null under the null allocator: there is no VLAN to join. */
   readonly vlan: number | null;
 }
 
@@ -10,19 +13,40 @@ export interface HeadnodeTarget {
   readonly uuid: string;
   readonly baseImage: string;
   readonly interfaces: readonly HeadnodeInterface[];
+  /** At most 8 characters: VNC takes no more. */
+  readonly vncPassword: string;
 }
 
-/** A hypervisor. Every call is bounded in time; a failure is a `ServerError` that says what failed. */
+/** What the hypervisor says of a virtual machine. */
+export type MachineState =
+  | { readonly kind: "absent" }
+  /** `words`: why it is off, as the hypervisor puts it: `shut off (crashed)`. */
+  | { readonly kind: "off"; readonly words: string }
+  /** `vncPort`: the TCP port of its display, on the hypervisor's loopback. */
+  | { readonly kind: "on"; readonly vncPort: number | null };
+
+/** The machine could not be made, and what there is of it could not be removed either: that is left to the next call. */
+export class HalfMadeError extends HeadnodeError {}
+
+/**
+ * A hypervisor. Every call is bounded in time; a failure is a `HeadnodeError` that says what failed. Two calls about
+ * one headnode never run at the same time (see inventory/headnodes.ts).
+ */
 export interface HeadnodeDriver {
   readonly name: string;
-  /** Clone the base image and add the interfaces. Called once, before the first start; undone when it fails. */
+  /** Why its displays can't be reached from here; null when they can, on loopback. */
+  readonly displaysElsewhere: string | null;
+  /**
+   * Clone the base image's machine and storage. Called when there is no machine yet, after `remove` if an earlier
+   * `create` was cut off. A failure leaves nothing behind; where that fails as well, it is a `HalfMadeError`.
+   * Refuses to touch a machine or storage of that name which is there already.
+   */
   create(headnode: HeadnodeTarget): Promise<void>;
-  /** Start the virtual machine; no effect when it runs. */
+  /** Bring the machine's interfaces and display to what the target says, and start it; no effect when it runs. */
   start(headnode: HeadnodeTarget): Promise<void>;
-  /** Power off hard; no effect when it is off. */
+  /** Power off hard; no effect when it is off, or absent. */
   stop(headnode: HeadnodeTarget): Promise<void>;
-  /** Destroy the virtual machine and its storage; no effect when there is none. */
+  /** Destroy the machine and its storage; no effect when there is none. */
   remove(headnode: HeadnodeTarget): Promise<void>;
-  /** The TCP port of its display, or null when it is off. */
-  vncPort(headnode: HeadnodeTarget): Promise<number | null>;
+  state(headnode: HeadnodeTarget): Promise<MachineState>;
 }
