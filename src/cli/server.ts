@@ -1,4 +1,5 @@
-import { ConfigError } from "../config.ts";
+import { type Config, ConfigError } from "../config.ts";
+import type { BridgeSettings } from "../hardware/headnodes/bridges.ts";
 import { local, UsageError } from "./command.ts";
 import { printable } from "./progress.ts";
 import { readSecret } from "./secret.ts";
@@ -52,22 +53,38 @@ export const serverCommands = [
   local({
     name: "create_bridges",
     grouped: "bridges create",
-    about: "create the bridges and VLAN interfaces that headnodes need, for every VLAN of the pool",
+    about: "create what headnodes are plugged into: a bridge for every VLAN of the pool, or one of Open vSwitch",
     args: {},
     options: ["dryRun"],
     async run(_, { dryRun = false }, config) {
-      const settings = config();
-      const { trunkNic } = settings.headnode;
-      if (trunkNic === null) {
-        throw new ConfigError(`${settings.file ?? "haas.cfg"}: [headnode] trunk_nic: name the interface that carries the VLANs.`);
-      }
       const { createBridges } = await import("../hardware/headnodes/bridges.ts");
-      await createBridges({
-        trunkNic,
-        vlans: settings.vlanPool,
-        dryRun: dryRun || settings.dryRun,
-        print: (line) => console.log(line),
-      });
+      await createBridges(bridgeSettings(config(), dryRun));
+    },
+  }),
+  local({
+    name: "delete_bridges",
+    grouped: "bridges delete",
+    about: "remove what create_bridges made; no headnode may run",
+    args: {},
+    options: ["dryRun"],
+    async run(_, { dryRun = false }, config) {
+      const { deleteBridges } = await import("../hardware/headnodes/bridges.ts");
+      await deleteBridges(bridgeSettings(config(), dryRun));
     },
   }),
 ];
+
+function bridgeSettings(config: Config, dryRun: boolean): BridgeSettings {
+  const { trunkNic, network, ovsBridge } = config.headnode;
+  if (trunkNic === null) {
+    throw new ConfigError(`${config.file ?? "haas.cfg"}: [headnode] trunk_nic: name the interface that carries the VLANs.`);
+  }
+  return {
+    trunkNic,
+    network,
+    ovsBridge,
+    vlans: config.vlanPool,
+    dryRun: dryRun || config.dryRun,
+    print: (line) => console.log(line),
+  };
+}

@@ -149,6 +149,7 @@ describe("every published command makes its request", () => {
       "serve_networks",
       "create_admin_user",
       "create_bridges",
+      "delete_bridges",
       "completion",
       "help",
     ]);

@@ -149,12 +149,12 @@ vlans = 100-109
 }, 120_000);
 
 afterAll(async () => {
-  const ends = await Promise.allSettled([server?.stop()]);
+  const [ended] = await Promise.allSettled([server?.stop()]);
   await lab?.run("umount", small);
   await lab?.stop();
   await ip("netns", "del", netns).catch(() => {});
   home.remove();
-  if (ends[0]!.status === "rejected") throw ends[0]!.reason;
+  if (ended.status === "rejected") throw ended.reason;
 }, 60_000);
 
 /** A display's answer to a handshake; over the WebSocket with `user`. */

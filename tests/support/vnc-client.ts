@@ -49,10 +49,12 @@ function open(): (bytes: Uint8Array) => void {
       ...(HAAS_CREDENTIALS && { authorization: `Basic ${Buffer.from(HAAS_CREDENTIALS).toString("base64")}` }),
       ...(ORIGIN && { origin: ORIGIN }),
     },
-  } as never);
+  });
   socket.binaryType = "arraybuffer";
-  socket.onmessage = ({ data }) => (typeof data === "string" ? finish("text message") : add(new Uint8Array(data as ArrayBuffer)));
-  socket.onclose = end;
+  socket.addEventListener("message", ({ data }) =>
+    typeof data === "string" ? finish("text message") : add(new Uint8Array(data as ArrayBuffer)),
+  );
+  socket.addEventListener("close", end);
   return (bytes) => socket.send(bytes);
 }
 

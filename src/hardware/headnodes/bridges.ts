@@ -1,15 +1,22 @@
-import { existsSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { basename } from "node:path";
-import { HaasError, messageOf } from "../../errors.ts";
+import { HeadnodeError, messageOf } from "../../errors.ts";
+import { failureSentence, runCommand } from "../command.ts";
+
+// What headnodes' interfaces are plugged into, on the hypervisor: made and removed by hand or at boot, not by the server.
 
 /** The longest name that Linux gives an interface (IFNAMSIZ without its final zero). */
 const longestName = 15;
 const commandTimeoutMs = 30_000;
+const maxOutputBytes = 65_536;
 
 export interface BridgeSettings {
   /** The interface that carries every VLAN, tagged. */
   readonly trunkNic: string;
   readonly vlans: readonly number[];
+  /** `bridges`: a Linux bridge a VLAN. `ovs`: one bridge of Open vSwitch for all, with a tag an interface. */
+  readonly network: "bridges" | "ovs";
+  readonly ovsBridge: string;
   /** Print the commands instead of running them. */
   readonly dryRun: boolean;
   print(line: string): void;
@@ -18,19 +25,56 @@ export interface BridgeSettings {
 }
 
 /**
- * For every VLAN the interface `<trunk>.<N>`, enslaved to the bridge `br-vlan<N>`, both up.
- * Idempotent: what is there already is left alone. What is there and different is an error.
+ * `bridges`: for every VLAN the interface `<trunk>.<N>`, enslaved to the bridge `br-vlan<N>`, both up. `ovs`: the bridge,
+ * with the trunk as a port. Idempotent: what is there already is left alone. What is there and different is an error.
  */
-export async function createBridges({ trunkNic, vlans, dryRun, print, sysfs = "/sys/class/net" }: BridgeSettings): Promise<void> {
-  if (vlans.length === 0) throw failure("No VLANs: the pool is empty; set vlans in [haas.ext.network_allocators.vlan_pool].");
+export async function createBridges(settings: BridgeSettings): Promise<void> {
+  const { trunkNic, vlans, dryRun, network, sysfs = defaultSysfs } = settings;
   if (!dryRun && !existsSync(`${sysfs}/${trunkNic}`)) throw failure(`[headnode] trunk_nic: this machine has no interface '${trunkNic}'.`);
+  if (network === "ovs") return run(settings, ovsCommands(settings));
+  if (vlans.length === 0) throw failure("No VLANs: the pool is empty; set vlans in [haas.ext.network_allocators.vlan_pool].");
+  for (const vlan of vlans) await run(settings, bridgeCommands(trunkNic, vlan, sysfs));
+}
+
+/**
+ * Removes what `createBridges` made, and does nothing where that is gone. A bridge that something else is plugged into,
+ * such as a running headnode, is an error before anything is removed.
+ */
+export async function deleteBridges(settings: BridgeSettings): Promise<void> {
+  const { trunkNic, vlans, dryRun, network, ovsBridge, sysfs = defaultSysfs } = settings;
+  if (network === "ovs") {
+    const ports = dryRun ? "" : await output(["ovs-vsctl", "--timeout=10", "--if-exists", "get", "bridge", ovsBridge, "ports"]);
+    const known = ports === "" || dryRun ? [] : (await output(["ovs-vsctl", "--timeout=10", "list-ports", ovsBridge])).split("\n");
+    refuseOthers(
+      ovsBridge,
+      known.filter((port) => port !== "" && port !== trunkNic),
+    );
+    return run(settings, [["ovs-vsctl", "--timeout=10", "--if-exists", "del-br", ovsBridge]]);
+  }
   for (const vlan of vlans) {
-    for (const command of bridgeCommands(trunkNic, vlan, sysfs)) {
-      print(command.join(" "));
-      if (!dryRun) await run(command);
-    }
+    const members = `${sysfs}/br-vlan${vlan}/brif`;
+    refuseOthers(`br-vlan${vlan}`, existsSync(members) ? readdirSync(members).filter((name) => name !== `${trunkNic}.${vlan}`) : []);
+  }
+  for (const vlan of vlans) {
+    const names = [`br-vlan${vlan}`, `${trunkNic}.${vlan}`].filter((name) => existsSync(`${sysfs}/${name}`));
+    await run(
+      settings,
+      names.map((name) => ["ip", "link", "del", "dev", name]),
+    );
   }
 }
+
+const defaultSysfs = "/sys/class/net";
+
+function refuseOthers(bridge: string, others: readonly string[]): void {
+  if (others.length === 0) return;
+  throw failure(`The bridge '${bridge}' has other ports: ${others.join(", ")}. Stop the headnodes on it first.`);
+}
+
+const ovsCommands = ({ trunkNic, ovsBridge }: BridgeSettings): string[][] => [
+  ["ovs-vsctl", "--timeout=10", "--may-exist", "add-br", ovsBridge, "--", "--may-exist", "add-port", ovsBridge, trunkNic],
+  ["ip", "link", "set", "dev", trunkNic, "up"],
+];
 
 /** The commands that are still missing for one VLAN. */
 function bridgeCommands(trunk: string, vlan: number, sysfs: string): string[][] {
@@ -56,16 +100,20 @@ function bridgeCommands(trunk: string, vlan: number, sysfs: string): string[][] 
   return commands;
 }
 
-async function run(command: readonly string[]): Promise<void> {
-  let child;
-  try {
-    child = Bun.spawn([...command], { stdin: "ignore", stdout: "ignore", stderr: "pipe", timeout: commandTimeoutMs });
-  } catch (error) {
-    throw failure(`Can't run '${command[0]}': ${messageOf(error)}.`);
+async function run({ dryRun, print }: BridgeSettings, commands: readonly string[][]): Promise<void> {
+  for (const command of commands) {
+    print(command.join(" "));
+    if (!dryRun) await output(command);
   }
-  const [words, status] = await Promise.all([child.stderr.text(), child.exited]);
-  if (status !== 0)
-    throw failure(`'${command.join(" ")}' failed: ${words.trim().replace(/\s+/g, " ").replace(/\.$/, "") || `status ${status}`}.`);
 }
 
-const failure = (message: string) => new HaasError("ServerError", message);
+async function output(command: readonly string[]): Promise<string> {
+  const [program = "", ...args] = command;
+  const result = await runCommand({ argv: [program, ...args], timeoutMs: commandTimeoutMs, maxOutputBytes }).catch((error: unknown) => {
+    throw failure(`${messageOf(error)}.`);
+  });
+  if (result.exitCode === 0) return result.stdout.trim();
+  throw failure(`'${command.join(" ")}' failed: ${failureSentence({ program, result, timeoutMs: commandTimeoutMs })}.`);
+}
+
+const failure = (message: string) => new HeadnodeError(message);
