@@ -36,7 +36,7 @@ export const optionSpecs = {
   host: { flag: "--host", value: "ADDRESS", about: "listen on this address (default 127.0.0.1)" },
   networks: { flag: "--no-networks", about: "leave networking to `haas serve_networks`" },
   once: { flag: "--once", about: "apply what is pending, then exit" },
-  dryRun: { flag: "--dry-run", about: "print the commands instead of running them" },
+  dryRun: { flag: "--dry-run", about: "print what would be done instead of doing it" },
   recording: { flag: "--recording", about: "print also what was sent and received" },
   transport: { flag: "--transport", choices: ["ssh", "telnet"], about: "how to reach the console (default ssh)" },
   keyFile: { flag: "--key-file", value: "FILE", about: "a private key on the server, to log in with" },

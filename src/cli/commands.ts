@@ -6,6 +6,7 @@ import { networkCommands } from "./networks.ts";
 import { nodeCommands } from "./nodes.ts";
 import { projectCommands } from "./projects.ts";
 import { serverCommands } from "./server.ts";
+import { siteCommand } from "./site.ts";
 import { unknownCommand } from "./suggest.ts";
 import { switchCommands } from "./switches.ts";
 import { userCommands } from "./users.ts";
@@ -19,6 +20,7 @@ export const commands: readonly Command[] = [
   ...networkCommands,
   ...switchCommands,
   ...headnodeCommands,
+  siteCommand,
   local({
     name: "completion",
     grouped: "completion",
