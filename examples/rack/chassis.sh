@@ -10,7 +10,7 @@ start() {
   order=c
   [ "$(cat "$node/boot" 2> /dev/null)" != pxe ] || order=nc
   rm -f "$node/boot"
-  qemu-system-x86_64 -accel tcg -m 128 -display none -vga none -monitor none -boot "order=$order" \
+  qemu-system-x86_64 -accel tcg -m "$MEMORY" -display none -vga none -monitor none -boot "order=$order" \
     -serial "file:$node/console.log" -daemonize -pidfile "$node/qemu.pid" \
     -drive "file=$node/disk.img,if=virtio,format=raw,cache=unsafe" \
     -netdev "tap,id=nic,ifname=$PORT,script=no,downscript=no" -device "virtio-net-pci,netdev=nic,mac=$MAC" \

@@ -44,7 +44,7 @@ cat > /lease <<'LEASE'
 LEASE
 chmod +x /lease
 files=$(sed -n 's/.*haas\.files=\([^ ]*\).*/\1/p' /proc/cmdline)
-udhcpc -i eth0 -n -q -t 20 -T 1 -s /lease && wget -O /install.sh "$files/install.sh" && sh -eu /install.sh
+udhcpc -i eth0 -n -q -t 20 -T 1 -s /lease && wget -q -O /install.sh "$files/install.sh" && sh -eu /install.sh
 echo "The installer has failed."
 while true; do sleep 1000; done
 INIT

@@ -1,10 +1,10 @@
 #!/bin/sh
 # A rack on one machine: an Open vSwitch, and nodes that are virtual machines with BMCs of their own (ipmi_sim).
-#   RACK=<an empty folder> examples/rack/up.sh <how many nodes>
+#   RACK=<a folder> examples/rack/up.sh <how many nodes>        MEMORY: of a node, in MiB (default 128)
 # All of it lives in $RACK and in the network namespace that this is run in. It writes haas.cfg and site-layout.json,
 # with which haas takes charge of the rack. examples/rack/down.sh takes it down again.
 set -eu
-: "${RACK:?an empty folder for the rack}"
+: "${RACK:?a folder for the rack}"
 count=${1:?how many nodes}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$RACK/switch"
@@ -29,7 +29,7 @@ for i in $(seq 1 "$count"); do
   ip link set "port$i" up
   ovs-vsctl --db="$db" --timeout=10 add-port rack0 "port$i" tag=4000
   truncate -s 64M "$node/disk.img"
-  echo "PORT=port$i MAC=52:54:00:aa:00:0$i" > "$node/machine"
+  echo "PORT=port$i MAC=52:54:00:aa:00:0$i MEMORY=${MEMORY:-128}" > "$node/machine"
   cat > "$node/bmc.conf" <<CONF
 name "node-0$i"
 set_working_mc 0x20

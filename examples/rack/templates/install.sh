@@ -11,6 +11,6 @@ dd if=/sector of=/dev/vda
 sync
 
 # The report; from now on the node is told to boot from its disk.
-wget -O - --post-data '' '{{ done_url }}'
+wget -q -O - --post-data '' '{{ done_url }}'
 echo '{{ node }} is installed.'
 reboot -f
