@@ -11,8 +11,13 @@ mkdir -p "$out" "$work/initrd/bin" "$work/initrd/modules"
 # The kernel: the installed one, if it is of that kind, else from Debian's package.
 kernel=$(find /boot -name 'vmlinuz-*-cloud-amd64' 2> /dev/null | sort -V | tail -n 1)
 if [ -z "$kernel" ]; then
-  package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
-  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package" && dpkg-deb -x "$package"_*.deb kernel)
+  fetch() {
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
+    [ -n "$package" ] && (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package")
+  }
+  # Where the lists of packages are missing or old, they are fetched first.
+  fetch 2> /dev/null || { apt-get -qq update && fetch; }
+  dpkg-deb -x "$work"/linux-image-*.deb "$work/kernel"
   kernel=$(echo "$work"/kernel/boot/vmlinuz-*)
 fi
 version=${kernel##*/vmlinuz-}
