@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { scratch } from "../support/service.ts";
 
@@ -42,7 +42,7 @@ beforeAll(() => {
   mkdirSync(clone);
   sh(["git", "clone", "--quiet", "--no-hardlinks", root, clone], directory.path);
   const files = sh(["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard", "--deduplicate"], root).split("\0");
-  for (const file of files.filter((name) => name !== "" && existsSync(join(root, name)))) {
+  for (const file of files.filter((name) => lstatSync(join(root, name), { throwIfNoEntry: false })?.isFile())) {
     sh(["cp", "--parents", "--preserve=mode", file, clone], root);
   }
   symlinkSync(join(root, "node_modules"), join(clone, "node_modules"));
