@@ -1,3 +1,4 @@
+import { bootCommands } from "./boot.ts";
 import { type Command, local, UsageError } from "./command.ts";
 import { completionScript, shells } from "./completion.ts";
 import { headnodeCommands } from "./headnodes.ts";
@@ -19,6 +20,7 @@ export const commands: readonly Command[] = [
   ...networkCommands,
   ...switchCommands,
   ...headnodeCommands,
+  ...bootCommands,
   local({
     name: "completion",
     grouped: "completion",
