@@ -1,3 +1,4 @@
+import { bootCommands } from "./boot.ts";
 import { type Command, local, UsageError } from "./command.ts";
 import { completionScript, shells } from "./completion.ts";
 import { headnodeCommands } from "./headnodes.ts";
@@ -21,6 +22,7 @@ export const commands: readonly Command[] = [
   ...switchCommands,
   ...headnodeCommands,
   siteCommand,
+  ...bootCommands,
   local({
     name: "completion",
     grouped: "completion",

@@ -148,6 +148,10 @@ describe("every published command makes its request", () => {
       "serve_networks",
       "create_admin_user",
       "create_bridges",
+      "boot_serve",
+      "boot_dnsmasq",
+      "boot_arm",
+      "boot_disarm",
       "completion",
       "help",
     ]);
