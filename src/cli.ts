@@ -1,6 +1,6 @@
 import packageJson from "../package.json" with { type: "json" };
 import { readCommandLine } from "./cli/argv.ts";
-import { type ClientCommand, type Command, type LocalCommand, type Options, UsageError } from "./cli/command.ts";
+import { type Bound, type ClientCommand, type Command, type LocalCommand, type Options, UsageError } from "./cli/command.ts";
 import { commands } from "./cli/commands.ts";
 import { findServer, printWarnings } from "./cli/endpoint.ts";
 import { usageLines } from "./cli/help.ts";
@@ -20,10 +20,14 @@ async function main(argv: readonly string[]): Promise<void> {
   else {
     const { command, values, options } = request;
     try {
-      await (command.kind === "client" ? runClient(command, values, options) : runLocal(command, values, options));
+      await (command.kind === "client"
+        ? runClient(command, values as Record<string, string>, options)
+        : runLocal(command, values, options));
     } catch (error) {
       // A command that finds fault with its values does not know itself by name.
-      throw error instanceof UsageError && !error.command ? new UsageError(error.message, command, values.subtype) : error;
+      const { subtype } = values;
+      const variant = typeof subtype === "string" ? subtype : undefined;
+      throw error instanceof UsageError && !error.command ? new UsageError(error.message, command, variant) : error;
     }
   }
 }
@@ -51,7 +55,7 @@ async function runClient(command: ClientCommand, values: Record<string, string>,
     throw new ActionError(`Networking action ${id} failed${typeof last.reason === "string" ? `: ${last.reason}` : "."}`);
 }
 
-async function runLocal(command: LocalCommand, values: Record<string, string>, options: Options): Promise<void> {
+async function runLocal(command: LocalCommand, values: Bound, options: Options): Promise<void> {
   await command.run(values, options, () => {
     const config = loadConfig(findConfigFile(options.config, process.env));
     printWarnings(config);

@@ -1,5 +1,5 @@
 import cac from "cac";
-import { type Arguments, type Command, type OptionName, type Options, optionSpecs, UsageError } from "./command.ts";
+import { type Arguments, type Bound, type Command, type OptionName, type Options, optionSpecs, UsageError } from "./command.ts";
 import { detail, findCommand, helpFor, optionsOf, shapeOf, valueOf } from "./help.ts";
 import { nearest, unknownCommand } from "./suggest.ts";
 
@@ -7,7 +7,7 @@ import { nearest, unknownCommand } from "./suggest.ts";
 export type Request =
   | { readonly kind: "print"; readonly text: string }
   | { readonly kind: "version" }
-  | { readonly kind: "run"; readonly command: Command; readonly values: Readonly<Record<string, string>>; readonly options: Options };
+  | { readonly kind: "run"; readonly command: Command; readonly values: Bound; readonly options: Options };
 
 const helpFlags = ["-h", "--help"];
 
@@ -162,11 +162,7 @@ function argumentsFor(command: Command, values: readonly string[]): Arguments {
 }
 
 /** Let cac parse the guarded words and count them, and name them by argument. */
-function runCac(
-  command: Command,
-  { values, dashed }: Words,
-  flags: readonly string[],
-): { values: Record<string, string>; options: Options } {
+function runCac(command: Command, { values, dashed }: Words, flags: readonly string[]): { values: Bound; options: Options } {
   const args = argumentsFor(command, values);
   if (args === command.args && command.variants && values.length > 1) {
     throw new UsageError(
@@ -175,7 +171,10 @@ function runCac(
     );
   }
   const cli = cac("haas");
-  const shape = Object.entries(args).map(([name, argument]) => (detail(argument).optional ? `[${name}]` : `<${name}>`));
+  const shape = Object.entries(args).map(([name, argument]) => {
+    const { optional, variadic } = detail(argument);
+    return optional ? `[${name}]` : variadic ? `<...${name}>` : `<${name}>`;
+  });
   const registered = cli.command([command.name, ...shape].join(" "), command.about);
   for (const option of optionsOf(command)) {
     const { flag, about } = optionSpecs[option];
@@ -191,10 +190,16 @@ function runCac(
     // In our own words: cac's show the guards.
     throw new UsageError(wrongCount(command, args, values), command, values[1]);
   }
-  const named: Record<string, string> = {};
+  const named: Record<string, string | readonly string[]> = {};
   for (const [index, [name, argument]] of Object.entries(args).entries()) {
+    const { choices, optional, variadic } = detail(argument);
+    if (variadic) {
+      named[name] = values.slice(index);
+      const wrong = dashed.find((word) => values.includes(word, index));
+      if (wrong !== undefined) throw new UsageError(unknownOption(wrong, optionsOf(command)), command);
+      continue;
+    }
     const value = guarded[index]?.slice(guard.length);
-    const { choices, optional } = detail(argument);
     if (value === undefined) continue;
     const options = optionsOf(command);
     if ((choices || optional) && dashed.includes(value) && nearOption(value, options) !== undefined) {

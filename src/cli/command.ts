@@ -12,12 +12,23 @@ export type Argument =
       readonly choices?: readonly string[];
       /** A value that may look like an option: see `readOptions` in argv.ts. */
       readonly verbatim?: true;
+      /** This one and all that follow, at least one; only the last argument can be so. */
+      readonly variadic?: true;
     };
 
 export type Arguments = Readonly<Record<string, Argument>>;
 
 /** The words of the command line, by argument. */
-export type Values<A extends Arguments> = { readonly [K in keyof A]: A[K] extends { optional: true } ? string | undefined : string };
+export type Values<A extends Arguments> = {
+  readonly [K in keyof A]: A[K] extends { variadic: true }
+    ? readonly string[]
+    : A[K] extends { optional: true }
+      ? string | undefined
+      : string;
+};
+
+/** The same, of a command that is not known yet. */
+export type Bound = Readonly<Record<string, string | readonly string[]>>;
 
 /** How an option is written. `value` names the word after it; with `choices` it is one of those. */
 interface OptionSpec {
@@ -30,13 +41,15 @@ interface OptionSpec {
 /** Every option that there is. A command has those that it names, and `config` and (clients) `json`. */
 export const optionSpecs = {
   config: { flag: "--config", value: "FILE", about: "use this haas.cfg" },
+  interface: { flag: "--interface", value: "NAME", about: "the interface on the nodes' network; else that of boot.toml" },
+  profile: { flag: "--profile", value: "NAME", about: "what to install: a profile of boot.toml" },
   json: { flag: "--json", about: "print the answer of the API, as JSON" },
   wait: { flag: "--wait", about: "follow what was queued to its end; exit 1 if it fails" },
   force: { flag: "--force", about: "reset the node instead of switching it off and on" },
   host: { flag: "--host", value: "ADDRESS", about: "listen on this address (default 127.0.0.1)" },
   networks: { flag: "--no-networks", about: "leave networking to `haas serve_networks`" },
   once: { flag: "--once", about: "apply what is pending, then exit" },
-  dryRun: { flag: "--dry-run", about: "print the commands instead of running them" },
+  dryRun: { flag: "--dry-run", about: "print what would be done instead of doing it" },
   recording: { flag: "--recording", about: "print also what was sent and received" },
   transport: { flag: "--transport", choices: ["ssh", "telnet"], about: "how to reach the console (default ssh)" },
   keyFile: { flag: "--key-file", value: "FILE", about: "a private key on the server, to log in with" },
@@ -71,6 +84,8 @@ export interface Described<A extends Arguments> {
   /** Complete arguments by the value of the second one, where they depend on it. */
   readonly variants?: Readonly<Record<string, Arguments>>;
   readonly options?: readonly OptionName[];
+  /** What `--config` names, and where it is looked for, when that is not haas.cfg. */
+  readonly configFile?: string;
   /** Options that only some variants have, by the same value. */
   readonly variantOptions?: Readonly<Record<string, readonly OptionName[]>>;
 }

@@ -1,3 +1,4 @@
+import { bootCommands } from "./boot.ts";
 import { type Command, local, UsageError } from "./command.ts";
 import { completionScript, shells } from "./completion.ts";
 import { headnodeCommands } from "./headnodes.ts";
@@ -6,6 +7,7 @@ import { networkCommands } from "./networks.ts";
 import { nodeCommands } from "./nodes.ts";
 import { projectCommands } from "./projects.ts";
 import { serverCommands } from "./server.ts";
+import { siteCommand } from "./site.ts";
 import { unknownCommand } from "./suggest.ts";
 import { switchCommands } from "./switches.ts";
 import { userCommands } from "./users.ts";
@@ -19,6 +21,8 @@ export const commands: readonly Command[] = [
   ...networkCommands,
   ...switchCommands,
   ...headnodeCommands,
+  siteCommand,
+  ...bootCommands,
   local({
     name: "completion",
     grouped: "completion",

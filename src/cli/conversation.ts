@@ -14,7 +14,8 @@ export const conversation = <const A extends Arguments>({ talk, ...described }: 
     ...described,
     json: true,
     async run(values, options) {
-      checkNames({ method: "GET", path: Object.values(values) }, values);
+      const names: Readonly<Record<string, string | undefined>> = values as Record<string, string>;
+      checkNames({ method: "GET", path: Object.values(values) }, names);
       process.exitCode = await talk(values, options, findServer(options.config, process.env));
     },
   });

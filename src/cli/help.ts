@@ -65,8 +65,8 @@ export function usageLines(command: Command, wanted?: string): string[] {
 
 /** `<node>`, `<all|free>`, `[channel]`. */
 export function shapeOf(name: string, argument: Argument): string {
-  const { choices, optional } = detail(argument);
-  const text = choices?.join("|") ?? name;
+  const { choices, optional, variadic } = detail(argument);
+  const text = variadic ? `${name}…` : (choices?.join("|") ?? name);
   return optional ? `[${text}]` : `<${text}>`;
 }
 
@@ -101,7 +101,10 @@ function commandHelp(command: Command): string {
     ),
     section(
       "Options",
-      optionsOf(command).map((option) => [flagText(option), optionSpecs[option].about]),
+      optionsOf(command).map((option) => [
+        flagText(option),
+        option === "config" && command.configFile ? `use this ${command.configFile}` : optionSpecs[option].about,
+      ]),
     ),
     Object.values(args).some((argument) => detail(argument).verbatim)
       ? "After -- every word is a value, also one that looks like an option.\n"

@@ -7,8 +7,8 @@ const nic = "name of the nic";
 const label = "name of the metadata";
 
 /** Published types share this prefix. Their names here; the server has the drivers. */
-const obmTypePrefix = "http://schema.massopencloud.org/haas/v0/obm/";
-const obmSubtypes = ["ipmi", "mock"];
+export const obmTypePrefix = "http://schema.massopencloud.org/haas/v0/obm/";
+export const obmSubtypes = ["ipmi", "mock"];
 
 /** Node and subtype in either order: the published example puts the subtype first, the published usage second. */
 function nodeAndSubtype(first: string, second: string): [node: string, subtype: string] {

@@ -1,6 +1,7 @@
 import { type Arguments, client, type OptionName, optionSpecs, type Options } from "./command.ts";
 import { driftCommands } from "./drift.ts";
 import { withDryRun } from "./dry-run.ts";
+import { detail } from "./help.ts";
 import { queuedAction } from "./networks.ts";
 import { facts, names, only } from "./output.ts";
 import { reconcileCommand } from "./reconcile.ts";
@@ -13,7 +14,7 @@ const node = "name of the node";
 const nic = "name of the nic";
 
 /** Published types share this prefix. */
-const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
+export const switchTypePrefix = "http://schema.massopencloud.org/haas/v0/switches/";
 
 const login = {
   host: "address of the switch",
@@ -52,17 +53,29 @@ const switchOptions: Readonly<Record<string, readonly OptionName[]>> = {
   dellnos9: restOptions,
 };
 
-/** The fields of a registration that were given as options: `--key-file` is `key_file`. */
-function optionFields(options: Options): Record<string, string | boolean> {
-  const given = [...consoleOptions, ...restOptions].map((option) => [
-    optionSpecs[option].flag.slice(2).replaceAll("-", "_"),
-    options[option],
-  ]);
-  return Object.fromEntries(given.filter(([, value]) => value !== undefined));
-}
-
 /** The names of the API where the command line's are shorter. */
 const fieldOf: Readonly<Record<string, string>> = { host: "hostname", user: "username", bridge: "ovs_bridge" };
+
+const fieldOfOption = (option: OptionName): string => optionSpecs[option].flag.slice(2).replaceAll("-", "_");
+
+/** The fields of the registration of each kind of switch, besides its type. */
+export const switchFields: Readonly<Record<string, { readonly required: readonly string[]; readonly optional: readonly string[] }>> =
+  Object.fromEntries(
+    Object.entries(switchArguments).map(([kind, args]) => {
+      const [required, optional] = [false, true].map((wanted) =>
+        Object.entries(args)
+          .filter(([, argument]) => (detail(argument).optional ?? false) === wanted)
+          .map(([name]) => fieldOf[name] ?? name),
+      );
+      return [kind, { required: required!, optional: [...optional!, ...(switchOptions[kind] ?? []).map(fieldOfOption)] }];
+    }),
+  );
+
+/** The fields of a registration that were given as options: `--key-file` is `key_file`. */
+function optionFields(options: Options): Record<string, string | boolean> {
+  const given = [...consoleOptions, ...restOptions].map((option) => [fieldOfOption(option), options[option]]);
+  return Object.fromEntries(given.filter(([, value]) => value !== undefined));
+}
 
 const head = { switch: switchName, subtype: "kind of switch" };
 

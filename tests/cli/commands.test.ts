@@ -150,6 +150,10 @@ describe("every published command makes its request", () => {
       "create_admin_user",
       "create_bridges",
       "delete_bridges",
+      "boot_serve",
+      "boot_dnsmasq",
+      "boot_arm",
+      "boot_disarm",
       "completion",
       "help",
     ]);
