@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { scratch } from "../support/service.ts";
 
@@ -38,6 +38,8 @@ const sh = (argv: string[], cwd: string): string => {
 };
 
 beforeAll(() => {
+  // dnsmasq gives up root's rights, and has to get at its files below this all the same.
+  chmodSync(directory.path, 0o711);
   // As it stands in the work tree, committed or not.
   mkdirSync(clone);
   sh(["git", "clone", "--quiet", "--no-hardlinks", root, clone], directory.path);
