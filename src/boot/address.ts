@@ -1,4 +1,4 @@
-import { networkInterfaces } from "node:os";
+import { failureSentence, runCommand } from "../hardware/command.ts";
 import { type BootConfig, BootConfigError } from "./config.ts";
 
 /** Our interface on the nodes' network can't be used as it is: one sentence that says what to do. */
@@ -8,43 +8,44 @@ export class InterfaceError extends Error {}
 export interface Attachment {
   readonly name: string;
   readonly address: string;
-  readonly netmask: string;
   readonly prefix: number;
-  /** The first of its IPv6 addresses that is not link-local, without the part of the host; null when it has none. */
+  /** The first of its IPv6 addresses that is not link-local; null when it has none of a /64 network. */
   readonly ipv6: string | null;
 }
 
-/** `wanted`: of several addresses this one. */
-export function attachmentOf(name: string, wanted: string | null = null): Attachment {
-  const interfaces = networkInterfaces();
-  // Without an address it is not in the list; whether it exists makes another sentence.
-  const addresses = interfaces[name] ?? [];
-  const ipv4 = addresses.find(({ family, address }) => family === "IPv4" && (wanted === null || address === wanted));
-  if (!ipv4) {
-    if (addresses.length === 0 && !exists(name)) throw new InterfaceError(`There is no interface ${name} here; see ip -brief address.`);
-    throw new InterfaceError(
-      `${name} has not the address ${wanted ?? "of IPv4"} (or is down): ip address add ${wanted ?? "10.77.0.1"}/24 dev ${name}`,
-    );
-  }
-  const ipv6 = addresses.find(({ family, address }) => family === "IPv6" && !/^fe[89ab]/i.test(address));
-  return {
-    name,
-    address: ipv4.address,
-    netmask: ipv4.netmask,
-    prefix: Number(ipv4.cidr?.split("/")[1] ?? 24),
-    ipv6: ipv6?.cidr?.endsWith("/64") ? ipv6.address : null,
-  };
+interface IpAddress {
+  readonly family: string;
+  readonly local: string;
+  readonly prefixlen: number;
+  readonly scope: string;
 }
 
-function exists(name: string): boolean {
-  return Bun.file(`/sys/class/net/${name}/address`).size > 0;
+const commandTimeoutMs = 5_000;
+
+/** `wanted`: of several addresses this one. (By `ip`: a runtime's own list leaves out an interface without a carrier.) */
+export async function attachmentOf(name: string, wanted: string | null = null): Promise<Attachment> {
+  const argv = ["ip", "-json", "address", "show", "dev", name] as const;
+  const result = await runCommand({ argv, timeoutMs: commandTimeoutMs, maxOutputBytes: 1_048_576 });
+  if (result.exitCode !== 0) {
+    if (/does not exist/.test(result.stderr)) throw new InterfaceError(`There is no interface ${name} here; see ip -brief address.`);
+    throw new InterfaceError(`${failureSentence({ program: "ip", result, timeoutMs: commandTimeoutMs })}.`);
+  }
+  const [link] = JSON.parse(result.stdout) as [{ addr_info?: IpAddress[] }];
+  const addresses = link.addr_info ?? [];
+  const ipv4 = addresses.find(({ family, local }) => family === "inet" && (wanted === null || local === wanted));
+  if (!ipv4) {
+    const missing = wanted === null ? "no IPv4 address" : `not the address ${wanted}`;
+    throw new InterfaceError(`${name} has ${missing}; for example: ip address add ${wanted ?? "10.77.0.1"}/24 dev ${name}`);
+  }
+  const ipv6 = addresses.find(({ family, scope, prefixlen }) => family === "inet6" && scope === "global" && prefixlen === 64);
+  return { name, address: ipv4.local, prefix: ipv4.prefixlen, ipv6: ipv6?.local ?? null };
 }
 
 /** Where the nodes reach us: `address`, else the first IPv4 address of `interface`. */
-export function addressOf(config: BootConfig): string {
+export async function addressOf(config: BootConfig): Promise<string> {
   if (config.address !== null) return config.address;
   if (config.interface === null) throw new BootConfigError(`${config.file}: interface is missing, and so is address.`);
-  return attachmentOf(config.interface).address;
+  return (await attachmentOf(config.interface)).address;
 }
 
-export const serverUrl = (config: BootConfig): string => `http://${addressOf(config)}:${config.port}`;
+export const serverUrl = async (config: BootConfig): Promise<string> => `http://${await addressOf(config)}:${config.port}`;

@@ -32,7 +32,7 @@ export async function arm(config: BootConfig, words: readonly string[], profileN
   const state = openState(config.state);
   try {
     state.arm([...armings.values()], Date.now());
-    publish(config, state.list());
+    await publish(config, state.list());
   } finally {
     state.close();
   }
@@ -40,7 +40,7 @@ export async function arm(config: BootConfig, words: readonly string[], profileN
 }
 
 /** Disarm machines, by the same words. */
-export function disarm(config: BootConfig, words: readonly string[]): void {
+export async function disarm(config: BootConfig, words: readonly string[]): Promise<void> {
   const state = openState(config.state);
   try {
     state.disarm([
@@ -53,16 +53,16 @@ export function disarm(config: BootConfig, words: readonly string[]): void {
         }),
       ),
     ]);
-    publish(config, state.list());
+    await publish(config, state.list());
   } finally {
     state.close();
   }
 }
 
 /** What pxelinux reads. The server does it again within a second, so this need not succeed. */
-function publish(config: BootConfig, machines: readonly Machine[]): void {
+async function publish(config: BootConfig, machines: readonly Machine[]): Promise<void> {
   try {
-    if (config.dnsmasq.tftpRoot !== null) writePxelinux(config.dnsmasq.tftpRoot, serverUrl(config), machines);
+    if (config.dnsmasq.tftpRoot !== null) writePxelinux(config.dnsmasq.tftpRoot, await serverUrl(config), machines);
   } catch (error) {
     process.stderr.write(`warning: pxelinux.cfg is left to haas boot serve: ${messageOf(error)}\n`);
   }
@@ -99,7 +99,7 @@ async function checkTemplates(config: BootConfig, profile: Profile, { name, macs
   const target = {
     config,
     profile,
-    server: serverUrl(config),
+    server: await serverUrl(config),
     machine: { name, token: "0".repeat(32) },
     mac: macs[0]!,
     // It may not have one before it boots.

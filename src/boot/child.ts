@@ -44,7 +44,7 @@ const loaders: Record<string, string> = {
 
 /** Check, prepare and start. Throws a sentence when dnsmasq can't be had; what happens later is logged. */
 export async function startDnsmasq(config: BootConfig, say: Say): Promise<DnsmasqChild> {
-  const attachment = attachmentOf(config.interface!, config.address);
+  const attachment = await attachmentOf(config.interface!, config.address);
   if (process.getuid?.() !== 0) throw new InterfaceError("dnsmasq needs root: run haas boot serve as root, or set run = false.");
   const folder = `${config.state}.dnsmasq`;
   mkdirSync(folder, { recursive: true, mode: 0o700 });

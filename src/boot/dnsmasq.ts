@@ -18,7 +18,7 @@ const tftpMax = 400;
 
 /** A configuration for dnsmasq that serves DHCP and TFTP, and no DNS, on one interface. */
 export function dnsmasqConfig({ attachment, config, pidFile }: DnsmasqSettings): string {
-  const { name, address, netmask } = attachment;
+  const { name, address, prefix } = attachment;
   const server = `http://${address}:${config?.port ?? defaultPort}`;
   const [first, last] = checkRange(attachment, config) ?? defaultRange(attachment);
   const fixed = [...(config?.nodes.values() ?? [])].filter((node) => node.address !== null);
@@ -31,7 +31,7 @@ user=${dnsmasqUser}
 group=nogroup
 ${pidFile === undefined ? "" : `pid-file=${pidFile}\nlog-facility=-\n`}
 # One address for a MAC, whether its firmware, iPXE or an installer asks.
-dhcp-range=${first},${last},${netmask},1h
+dhcp-range=${first},${last},${toText(maskOf(prefix))},1h
 dhcp-authoritative
 dhcp-ignore-clid
 no-ping

@@ -12,7 +12,7 @@ const reconcileMs = 500;
 
 /** Serve the nodes until `ended` resolves. Throws a sentence when it can't begin. */
 export async function serveBoot(first: BootConfig, say: Say, ended: Promise<unknown>): Promise<void> {
-  const address = addressOf(first);
+  const address = await addressOf(first);
   const url = `http://${address}:${first.port}`;
   const config = liveConfig(first, say);
   const state = openState(first.state);

@@ -61,7 +61,7 @@ export const bootCommands = [
       if (name === null) throw new UsageError("Which interface? Name it with --interface, or in boot.toml.");
       const { attachmentOf } = await import("../boot/address.ts");
       const { dnsmasqConfig } = await import("../boot/dnsmasq.ts");
-      const attachment = attachmentOf(name, name === config?.interface ? config.address : null);
+      const attachment = await attachmentOf(name, name === config?.interface ? config.address : null);
       process.stdout.write(dnsmasqConfig({ attachment, config }));
     },
   ),
@@ -86,7 +86,7 @@ export const bootCommands = [
     async ({ machine: words }, options) => {
       const config = requireBootConfig(options.config);
       const { disarm } = await import("../boot/arm.ts");
-      disarm(config, words);
+      await disarm(config, words);
     },
   ),
   boot(
