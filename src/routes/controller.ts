@@ -55,7 +55,11 @@ const errors = {
   401: errorBody("Not authenticated, or not permitted", "AuthorizationError", "Only an administrator may do this."),
   404: errorBody("Something that was named does not exist", "NotFoundError", "Node 'n1' does not exist."),
   409: errorBody("It exists already, is in another state, or something must change first", "BlockedError", "Node 'n1' is not free."),
-  500: errorBody("A BMC or a switch failed, or haas did; the answer says which", "OBMError", "The BMC at 10.0.0.1 did not answer."),
+  500: errorBody(
+    "A BMC, a switch or the hypervisor failed, or haas did; the answer says which",
+    "OBMError",
+    "The BMC at 10.0.0.1 did not answer.",
+  ),
 };
 
 /** The responses of a call: what success looks like, and how it can fail beside 400 and 401. */

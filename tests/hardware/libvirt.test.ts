@@ -369,11 +369,15 @@ describe("what happens behind the back of haas is noticed", () => {
   }, 60_000);
 
   test("two starts at once make one machine", async () => {
-    await alice.ok("headnode_create", "hc", "red", "base-headnode");
-    const ran = await Promise.all([1, 2, 3].map(() => start("alice", ["headnode_start", "hc"])));
+    // A name goes into the machine's description, and nowhere else.
+    const name = `<&> "h' $(id) --x`;
+    await alice.ok("headnode_create", name, "red", "base-headnode");
+    const ran = await Promise.all([1, 2, 3].map(() => start("alice", ["headnode_start", name])));
     expect(ran.map(({ status, err }) => [status, err])).toEqual([0, 0, 0].map((status) => [status, ""]));
-    expect((await machines()).length).toBe(1);
-    await alice.ok("headnode_delete", "hc");
+    const [machine, ...more] = await machines();
+    expect(more).toEqual([]);
+    expect((await lab.virsh("desc", "--title", machine!)).trim()).toBe(name);
+    await alice.ok("headnode_delete", name);
     expect([await machines(), storage()]).toEqual([[], []]);
   }, 60_000);
 });
