@@ -189,10 +189,10 @@ test("serve says in one line why it can't begin", async () => {
     await Bun.write(join(tools, "ip"), `#!/bin/sh\nexec ${Bun.which("ip")} "$@"\n`);
     Bun.spawnSync(["chmod", "755", join(tools, "ip")]);
     expect(await started(child, { PATH: tools })).toBe(
-      "Error: The configuration of dnsmasq is no good: dnsmasq is not installed (Debian's package is dnsmasq-base).\n",
+      "Error: dnsmasq is not installed: apt-get install dnsmasq-base, or set run = false.\n",
     );
     expect(await started(child.replace("[dnsmasq]", '[dnsmasq]\nrange = "10.0.0.5,10.0.0.9"'))).toBe(
-      "Error: boot.toml: dnsmasq.range is not in the network of lo, 127.0.0.1/8.\n",
+      "Error: ./boot.toml: dnsmasq.range is not in the network of lo, 127.0.0.1/8.\n",
     );
   } finally {
     site.write("boot.toml", good);
