@@ -48,7 +48,11 @@ async function runTests(): Promise<{ passed: number; failed: number }> {
   const findings = join(directory, "secrets");
   const watcher = Bun.spawn([bun, "tests/support/secret-watch.ts", findings], { stdio: ["ignore", "inherit", "inherit"] });
   try {
-    const tests = Bun.spawn([bun, "test", "--parallel=2", "--timeout", "60000", ...only], { stdin: "ignore", stdout: "inherit", stderr: "pipe" });
+    const tests = Bun.spawn([bun, "test", "--parallel=2", "--timeout", "60000", ...only], {
+      stdin: "ignore",
+      stdout: "inherit",
+      stderr: "pipe",
+    });
     const decoder = new TextDecoder();
     let text = "";
     for await (const chunk of tests.stderr) {

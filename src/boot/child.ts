@@ -1,5 +1,5 @@
 import { chownSync, copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { messageOf } from "../errors.ts";
 import { failureSentence, lastLine, runCommand } from "../hardware/command.ts";
 import { type Attachment, attachmentOf, InterfaceError } from "./address.ts";
@@ -46,6 +46,9 @@ const loaders: Record<string, string> = {
 export async function startDnsmasq(config: BootConfig, say: Say): Promise<DnsmasqChild> {
   const attachment = await attachmentOf(config.interface!, config.address);
   if (process.getuid?.() !== 0) throw new InterfaceError("dnsmasq needs root: run haas boot serve as root, or set run = false.");
+  if (Bun.which("dnsmasq", { PATH: searchPath() }) === null) {
+    throw new InterfaceError("dnsmasq is not installed: apt-get install dnsmasq-base, or set run = false.");
+  }
   const folder = `${config.state}.dnsmasq`;
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const [file, pidFile] = [join(folder, "dnsmasq.conf"), join(folder, "dnsmasq.pid")];
@@ -53,7 +56,7 @@ export async function startDnsmasq(config: BootConfig, say: Say): Promise<Dnsmas
   const test = await command("dnsmasq", "--test", `--conf-file=${file}`);
   if (test !== null) throw new InterfaceError(`The configuration of dnsmasq is no good: ${test}.`);
   await endLeftover(pidFile, file, say);
-  await prepareTftp(config.dnsmasq.tftpRoot!, say);
+  prepareTftp(config.dnsmasq.tftpRoot!, say);
   await addPrefix(attachment, say);
 
   let stopped = false;
@@ -86,9 +89,11 @@ export async function startDnsmasq(config: BootConfig, say: Say): Promise<Dnsmas
   };
 }
 
+const searchPath = () => process.env.PATH || "/usr/sbin:/usr/bin:/sbin:/bin";
+
 const spawn = (file: string) =>
   Bun.spawn(["/bin/sh", "-c", guard, file], {
-    env: { PATH: process.env.PATH || "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C" },
+    env: { PATH: searchPath(), LC_ALL: "C" },
     stdin: "pipe",
     stdout: "ignore",
     stderr: "pipe",
@@ -106,7 +111,8 @@ async function listen(stderr: ReadableStream<Uint8Array>, say: Say): Promise<str
     rest = lines.pop()!.slice(-maxOutputBytes);
     for (const line of lines.map(lastLine)) {
       if (line === "") continue;
-      last = line;
+      // Its very last words never say why.
+      if (!line.endsWith("FAILED to start up")) last = line;
       say(/fail|error|cannot|unknown|no address/i.test(line) ? "warning" : "info", "dnsmasq says", { words: line });
     }
   }
@@ -138,9 +144,14 @@ async function endLeftover(pidFile: string, file: string, say: Say): Promise<voi
 }
 
 /** The folder and the boot loaders, owned by dnsmasq's user. A loader that is there already stays as it is. */
-async function prepareTftp(root: string, say: Say): Promise<void> {
-  const owner = await userId();
+function prepareTftp(root: string, say: Say): void {
+  const owner = userId();
   if (!existsSync(root)) mkdirSync(root, { recursive: true, mode: 0o755 });
+  for (let folder = dirname(root); owner !== null && folder !== dirname(folder); folder = dirname(folder)) {
+    const { mode, uid } = statSync(folder);
+    if (uid === owner || (mode & 0o001) !== 0) continue;
+    throw new InterfaceError(`dnsmasq, as user ${dnsmasqUser}, can't reach ${root}: chmod o+x ${folder}, or choose another tftp_root.`);
+  }
   if (owner !== null && statSync(root).uid === 0) chownSync(root, owner, statSync(root).gid);
   for (const [name, source] of Object.entries(loaders)) {
     const path = join(root, name);
@@ -155,7 +166,7 @@ async function prepareTftp(root: string, say: Say): Promise<void> {
   }
 }
 
-async function userId(): Promise<number | null> {
+function userId(): number | null {
   const line = readFileSync("/etc/passwd", "utf8")
     .split("\n")
     .find((text) => text.startsWith(`${dnsmasqUser}:`));
@@ -177,6 +188,6 @@ async function command(program: string, ...args: string[]): Promise<string | nul
     const result = await runCommand({ argv: [program, ...args], timeoutMs: commandTimeoutMs, maxOutputBytes });
     return result.exitCode === 0 ? null : failureSentence({ program, result, timeoutMs: commandTimeoutMs });
   } catch (error) {
-    return `${messageOf(error)}${program === "dnsmasq" ? " (Debian's package is dnsmasq-base)" : ""}`;
+    return messageOf(error);
   }
 }

@@ -35,6 +35,8 @@ export function listen(ctx: BootServer, hostname: string, port: number): Bun.Ser
     maxRequestBodySize: maxBodyBytes,
     idleTimeout: idleTimeoutSeconds,
     development: false,
+    // Otherwise Bun, outside of development, lets a second server have the same port.
+    reusePort: false,
     async fetch(request, bun) {
       const address = plainAddress(bun.requestIP(request)?.address ?? "");
       try {

@@ -213,6 +213,6 @@ my $sent = 0;
 while (my $line = <STDIN>) {
   chomp $line;
   send($s, pack("H*", $line), 0, $address) or die "send: $!";
-  select(undef, undef, undef, 0.01) if ++$sent % 32 == 0;
+  select(undef, undef, undef, 0.01) if ++$sent % 16 == 0;
 }
 `;
