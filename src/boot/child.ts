@@ -72,7 +72,7 @@ export async function startDnsmasq(config: BootConfig, say: Say): Promise<Dnsmas
       if (stopped) return;
       if (performance.now() - started > steadyMs) pauseMs = firstPauseMs;
       say("error", "dnsmasq ended; it is started again", { status, words, pause_s: pauseMs / 1000 });
-      await Promise.race([Bun.sleep(pauseMs), new Promise<void>((resolve) => (wake = resolve))]);
+      await Promise.race([pause(pauseMs), new Promise<void>((resolve) => (wake = resolve))]);
       pauseMs = Math.min(longestPauseMs, pauseMs * 2);
       await endLeftover(pidFile, file, say);
     }
@@ -83,11 +83,14 @@ export async function startDnsmasq(config: BootConfig, say: Say): Promise<Dnsmas
       stopped = true;
       wake();
       void child?.stdin.end();
-      await Promise.race([running, Bun.sleep(endTimeoutMs)]);
+      await Promise.race([running, pause(endTimeoutMs)]);
       await endLeftover(pidFile, file, say);
     },
   };
 }
+
+/** Keeps nobody from ending. */
+const pause = (ms: number) => new Promise<void>((resolve) => void setTimeout(resolve, ms).unref());
 
 const searchPath = () => process.env.PATH || "/usr/sbin:/usr/bin:/sbin:/bin";
 

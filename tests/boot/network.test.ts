@@ -3,6 +3,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync,
 import { join } from "node:path";
 import { run } from "../support/binary.ts";
 import { macOf, makeSite, type Serving, type Site } from "./site.ts";
+import { swarmProgram } from "./swarm.ts";
 
 // DHCP and TFTP are dnsmasq's, run by `haas boot serve` in a network of two namespaces: the headnode's and the nodes'.
 
@@ -95,14 +96,36 @@ async function dhcp(mac: string, options: string[]): Promise<Record<string, stri
   return { address, file, server };
 }
 
+test("DHCP: a boot file by architecture, one address for a MAC, fixed ones for nodes", async () => {
+  const arch = (code: string) => ["-x", `0x5d:${code}`];
+  const bios = await dhcp("52:54:00:bb:00:02", arch("0000"));
+  expect(bios).toMatchObject({ file: "lpxelinux.0", server: "10.78.0.1" });
+  // The firmware, iPXE and the installer call themselves differently.
+  const ipxe = await dhcp("52:54:00:bb:00:02", [...arch("0000"), "-x", "0xaf:01", "-x", "0x3d:00112233"]);
+  expect(ipxe).toEqual({ address: bios.address!, file: "http://10.78.0.1:8000/boot.ipxe", server: "10.78.0.1" });
+  for (const code of ["0007", "0009"]) expect((await dhcp("52:54:00:bb:00:03", arch(code))).file).toBe("ipxe.efi");
+  expect((await dhcp("52:54:00:bb:00:01", arch("0000"))).address).toBe("10.78.0.77");
+  // And the lease counts at once.
+  const lease = readFileSync(join(site.dir, "leases"), "utf8");
+  expect(lease).toContain(` 52:54:00:bb:00:02 ${bios.address} `);
+  await site.ok("arm", "52:54:00:bb:00:02", "--profile", "linux");
+  ip("-n", nodes, "address", "add", `${bios.address}/16`, "dev", "eth0");
+  ip("-n", nodes, "address", "add", "10.78.0.9/16", "dev", "eth0");
+  const script = async (from: string) =>
+    (await inNodes("curl", "-s", "--interface", from, "http://10.78.0.1:8000/ipxe/52:54:00:bb:00:02")).out;
+  expect(await script("10.78.0.9")).toContain("does not hold the lease");
+  expect(await script(bios.address!)).toContain("kernel http://10.78.0.1:8000/files/linux/vmlinuz");
+});
+
 test("200 nodes boot at once over TFTP and HTTP", async () => {
   const addresses = Array.from({ length: count }, (_, k) => `address add 10.78.1.${k + 1}/16 dev eth0\n`).join("");
   writeFileSync(join(site.dir, "addresses"), addresses);
   ip("-n", nodes, "-batch", join(site.dir, "addresses"));
   await site.ok("arm", ...Array.from({ length: count }, (_, k) => macOf(k + 1)), "--profile", "linux");
-  const { out, err } = await inNodes(process.execPath, join(import.meta.dir, "swarm.ts"), "10.78.0.1", "8000", String(count));
+  const { out, err } = await inNodes(process.execPath, swarmProgram, "10.78.0.1", "8000", String(count));
   expect([out, err]).toEqual(["true,true,200,700000,true,200,true\n", ""]);
-  expect([...new Set((await site.status()).map(({ state, boots }) => `${state} ${boots}`))]).toEqual(["done 1"]);
+  const ours = (await site.status()).filter(({ machine }) => machine.startsWith("52:54:00:aa:"));
+  expect([...new Set(ours.map(({ state, boots }) => `${state} ${boots}`))]).toEqual(["done 1"]);
 });
 
 test("TFTP gives no path outside its root, no link out of it, and takes nothing", async () => {
@@ -119,7 +142,7 @@ test("TFTP gives no path outside its root, no link out of it, and takes nothing"
   const asks = [...names.map((name) => ["get", name]), ["put", "planted"], ["put", "given"], ["get", "x".repeat(600)], ["get", "given"]];
   writeFileSync(
     program,
-    `import { tftpGet } from ${JSON.stringify(join(import.meta.dir, "swarm.ts"))};
+    `import { tftpGet } from ${JSON.stringify(swarmProgram)};
 for (const [mode, name] of ${JSON.stringify(asks)})
   console.log(await tftpGet("10.78.0.1", name, "10.78.1.1", mode).then(String, (error) => "refused: " + error.message.slice(0, 40)));`,
   );
@@ -130,27 +153,6 @@ for (const [mode, name] of ${JSON.stringify(asks)})
   for (const line of lines.slice(0, -1)) expect(line).toStartWith("refused: ");
   expect(readdirSync(root)).not.toContain("planted");
   expect(readFileSync(join(root, "given"), "utf8")).toBe("given");
-});
-
-test("DHCP: a boot file by architecture, one address for a MAC, fixed ones for nodes", async () => {
-  const arch = (code: string) => ["-x", `0x5d:${code}`];
-  const bios = await dhcp("52:54:00:bb:00:02", arch("0000"));
-  expect(bios).toMatchObject({ file: "lpxelinux.0", server: "10.78.0.1" });
-  // The firmware, iPXE and the installer call themselves differently.
-  const ipxe = await dhcp("52:54:00:bb:00:02", [...arch("0000"), "-x", "0xaf:01", "-x", "0x3d:00112233"]);
-  expect(ipxe).toEqual({ address: bios.address!, file: "http://10.78.0.1:8000/boot.ipxe", server: "10.78.0.1" });
-  for (const code of ["0007", "0009"]) expect((await dhcp("52:54:00:bb:00:03", arch(code))).file).toBe("ipxe.efi");
-  expect((await dhcp("52:54:00:bb:00:01", arch("0000"))).address).toBe("10.78.0.77");
-  // And the lease counts at once.
-  const lease = readFileSync(join(site.dir, "leases"), "utf8");
-  expect(lease).toContain(` 52:54:00:bb:00:02 ${bios.address} `);
-  await site.ok("arm", "52:54:00:bb:00:02", "--profile", "linux");
-  ip("-n", nodes, "address", "add", `${bios.address}/16`, "dev", "eth0");
-  const script = await inNodes("busybox", "wget", "-q", "-O", "-", "http://10.78.0.1:8000/ipxe/52:54:00:bb:00:02");
-  // The first of the addresses is another's.
-  expect(script.out).toContain("does not hold the lease");
-  const own = ["curl", "-s", "--interface", bios.address!, "http://10.78.0.1:8000/ipxe/52:54:00:bb:00:02"];
-  expect((await inNodes(...own)).out).toContain("kernel http://10.78.0.1:8000/files/linux/vmlinuz");
 });
 
 test("dnsmasq takes the configuration that is printed: with boot.toml and without", async () => {

@@ -4,6 +4,9 @@ import { ask, macOf } from "./site.ts";
 // `bun swarm.ts SERVER PORT COUNT`, within the nodes' network: so many nodes boot at once, each from its own address. Firmware
 // loads its boot loader and configuration by TFTP, the loader asks by HTTP; a line for every node that fares otherwise than the rest.
 
+/** For `bun`. */
+export const swarmProgram = import.meta.path;
+
 const windowTimeoutMs = 2_000;
 const tries = 15;
 const blockBytes = 1_408;
