@@ -3,7 +3,8 @@
 node=$1
 shift
 . "$node/machine"
-on() { [ -f "$node/qemu.pid" ] && kill -0 "$(cat "$node/qemu.pid")" 2> /dev/null; }
+# One that has ended may wait for its parent to notice; that is off.
+on() { grep -s '^State:' "/proc/$(cat "$node/qemu.pid" 2> /dev/null)/status" | grep -qv 'Z (zombie)'; }
 start() {
   on && return
   # From the network once when the BMC was told so, else from the disk.

@@ -102,7 +102,7 @@ function decode(pathname: string): string[] | null {
 }
 
 /** What a machine boots. Whatever is in doubt boots from disk, and changes nothing. */
-async function boot(ctx: Ctx, loader: "ipxe" | "pxelinux", mac: Mac, address: string): Promise<Response> {
+async function boot(ctx: Ctx, loader: "ipxe" | "pxelinux", mac: Mac, address: string, again = true): Promise<Response> {
   const fromDisk = (why: string) => text(200, loader === "ipxe" ? diskScript(why) : localbootConfig);
   const machine = ctx.state.byMac(mac);
   if (machine === null || machine.state === "done") {
@@ -116,7 +116,10 @@ async function boot(ctx: Ctx, loader: "ipxe" | "pxelinux", mac: Mac, address: st
   const target = targetOf(ctx, machine, mac, address);
   const args = await renderArgs(target);
   // On the disk before it is answered: a boot that nobody knows of would be an installation that nobody misses.
-  if (!ctx.state.boot(machine.token, ctx.now())) return boot(ctx, loader, mac, address);
+  if (!ctx.state.boot(machine.token, ctx.now())) {
+    // It was armed or disarmed meanwhile. The boot loader asks again, too.
+    return again ? boot(ctx, loader, mac, address, false) : text(503, "This machine is being armed; ask again.");
+  }
   ctx.changed();
   ctx.say("info", "gets the installer", { mac, address, node: machine.name, profile: machine.profile, boots: machine.boots + 1 });
   const { server } = ctx;

@@ -53,8 +53,9 @@ range = "10.78.1.1,10.78.2.250"
   await said("DHCP, sockets bound");
 });
 afterAll(async () => {
+  // Also what a failed test has left there.
+  for (const pid of site ? dnsmasq() : []) process.kill(pid, "SIGKILL");
   await site?.remove();
-  await gone();
   removeNamespaces();
 });
 
@@ -109,6 +110,8 @@ test("DHCP: a boot file by architecture, one address for a MAC, fixed ones for n
   const lease = readFileSync(join(site.dir, "leases"), "utf8");
   expect(lease).toContain(` 52:54:00:bb:00:02 ${bios.address} `);
   await site.ok("arm", "52:54:00:bb:00:02", "--profile", "linux");
+  // dnsmasq has told the kernel which card the address is at.
+  ip("-n", nodes, "link", "set", "eth0", "address", "52:54:00:bb:00:02");
   ip("-n", nodes, "address", "add", `${bios.address}/16`, "dev", "eth0");
   ip("-n", nodes, "address", "add", "10.78.0.9/16", "dev", "eth0");
   const script = async (from: string) =>
