@@ -53,9 +53,9 @@ range = "10.78.1.1,10.78.2.250"
   await said("DHCP, sockets bound");
 });
 afterAll(async () => {
+  await site?.remove();
   // Also what a failed test has left there.
   for (const pid of site ? dnsmasq() : []) process.kill(pid, "SIGKILL");
-  await site?.remove();
   removeNamespaces();
 });
 
