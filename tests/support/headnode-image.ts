@@ -66,10 +66,11 @@ for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev vir
   insmod "/modules/$module.ko"
 done
 insmod /modules/virtio_net.ko csum=0
+echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
 ip link set lo up
-ip addr add 10.77.0.2/24 dev eth0
-ip -6 addr add fd77::2/64 dev eth0 nodad
 ip link set eth0 up
+ip addr add 10.77.0.2/24 dev eth0
+ip -6 addr add fd77::2/64 dev eth0
 echo "the headnode is up"
 dnsmasq -k -C /etc/dnsmasq.conf --log-facility=-
 echo "dnsmasq has ended"
@@ -81,6 +82,7 @@ const dnsmasqConf = (hosts: Hosts, bootFile: string) => `port=0
 user=root
 no-ping
 dhcp-authoritative
+dhcp-ignore-clid
 interface=eth0
 bind-interfaces
 dhcp-range=10.77.0.0,static,255.255.255.0
