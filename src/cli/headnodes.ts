@@ -1,4 +1,5 @@
 import { client } from "./command.ts";
+import { displayCommand } from "./display.ts";
 import { facts, names } from "./output.ts";
 
 const headnode = "name of the headnode";
@@ -77,6 +78,7 @@ export const headnodeCommands = [
     call: (a) => ({ method: "GET", path: ["headnode", a.headnode] }),
     answer: facts,
   }),
+  displayCommand,
   client({
     name: "list_headnode_images",
     grouped: "headnode list_images",

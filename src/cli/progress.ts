@@ -72,7 +72,7 @@ interface Followed<T> {
 
 /** Ask until it has ended, for an hour. */
 export async function follow<T>(
-  client: Client,
+  client: Pick<Client, "call">,
   { call, name, later, read }: Followed<T>,
   progress: Progress,
   silenceMs = toleratedSilenceMs,
@@ -98,7 +98,12 @@ export async function follow<T>(
 }
 
 /** Ask for a networking action until it has ended. The last answer. */
-export const followAction = (client: Client, id: string, progress: Progress, silenceMs?: number): Promise<Record<string, unknown>> =>
+export const followAction = (
+  client: Pick<Client, "call">,
+  id: string,
+  progress: Progress,
+  silenceMs?: number,
+): Promise<Record<string, unknown>> =>
   follow(
     client,
     {

@@ -52,6 +52,8 @@ export interface Client {
   readonly hasCredentials: boolean;
   /** The answer: parsed JSON, else text, else null when it is empty. Rejects with ApiError or UnreachableError. */
   call(call: Call): Promise<unknown>;
+  /** A WebSocket, with the same credentials. */
+  socket(path: readonly string[]): WebSocket;
 }
 
 export function createClient({ endpoint, username, password, requestTimeoutMs = 120_000 }: ClientSettings): Client {
@@ -63,6 +65,7 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
   return {
     endpoint: base.shown,
     hasCredentials: credentials !== null,
+    socket: (path) => new WebSocket(base.address.replace(/^http/, "ws") + encodePath(path), { protocols: ["binary"], headers }),
     async call({ method, path, body, query, text, timeoutMs = requestTimeoutMs }) {
       let response: Response;
       let answer: string;

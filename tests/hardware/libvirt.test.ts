@@ -62,20 +62,13 @@ const startServer = async () => {
   });
 };
 
-const start = (user: string, argv: readonly string[]) =>
-  run(
-    [
-      ...lab.enter,
-      "sh",
-      "-c",
-      // Not in the argument list of env, where others could read it.
-      `HAAS_ENDPOINT=http://127.0.0.1:${port} HAAS_USERNAME=${user} HAAS_PASSWORD=$(cat ${join(home.path, `password-${user}`)}); export HAAS_ENDPOINT HAAS_USERNAME HAAS_PASSWORD; exec "$@"`,
-      "sh",
-      haas,
-      ...argv,
-    ],
-    { cwd: home.path },
-  );
+/** A command as a user types it; the password comes from a file, and so stands in no list of processes. */
+const argvOf = (user: string, argv: readonly string[]): string[] => {
+  const script = `HAAS_PASSWORD=$(cat ${home.path}/password-${user}) && export HAAS_PASSWORD && exec "$@"`;
+  const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
+  return [...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv];
+};
+const start = (user: string, argv: readonly string[]) => run(argvOf(user, argv), { cwd: home.path });
 const as = (user: string) => ({
   async ok(...argv: string[]): Promise<string> {
     const { status, out, err } = await start(user, argv);
@@ -202,6 +195,22 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: "http://evil.example" })).toBe("closed");
   expect(await vnc(socketOf("hn"), password, { HAAS_CREDENTIALS: `bob:${secrets.bob}` })).toBe("closed");
   expect(await vnc(socketOf("hn"), password)).toBe("closed");
+  const shownToViewers = Bun.spawn(argvOf("alice", ["headnode_vnc", "hn", "--json"]), {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  try {
+    const { value } = await shownToViewers.stdout.getReader().read();
+    const { address, password: told } = JSON.parse(new TextDecoder().decode(value));
+    expect(told).toBe(password);
+    expect(await vnc(Number(address.split(":")[1]), password)).toMatch(/^ok/);
+    expect(await vnc(Number(address.split(":")[1]), "wrong-pw")).toMatch(/^refused/);
+  } finally {
+    shownToViewers.kill("SIGINT");
+  }
+  expect(await shownToViewers.exited).toBe(0);
+  expect(await bob.refused("headnode_vnc", "hn")).toContain("member of that project");
   expect(await bob.refused("show_headnode", "hn")).toContain("member of that project");
   expect(server.output()).not.toContain(password);
 
@@ -209,6 +218,7 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await alice.refused("headnode_connect_network", "hn", "eth1", "two")).toContain("was started already");
   await alice.ok("headnode_stop", "hn");
   expect(await alice.show("hn")).toMatchObject({ state: "off", reason: null, vncport: null });
+  expect(await alice.refused("headnode_vnc", "hn")).toContain("has no display now: it is off.");
   expect(await lab.virsh("dominfo", `headnode-${uuid}`)).toMatch(/Autostart:\s+disable\n/);
   await alice.ok("headnode_stop", "hn");
   expect(await alice.refused("headnode_connect_network", "hn", "eth1", "two")).toContain("headnode_edit");

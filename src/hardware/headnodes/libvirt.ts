@@ -133,9 +133,9 @@ class Libvirt implements HeadnodeDriver {
     const prefix = `${machineName(headnode)}-`;
     const found: string[] = [];
     for (const pool of lines(await this.#virsh(headnode, ["pool-list", "--name"]))) {
-      // A pool that is out of order holds nothing of ours that could be removed now.
-      if ((await this.#virsh(headnode, ["pool-refresh", pool], { unless: /./ })) === null) continue;
-      for (const line of lines(await this.#virsh(headnode, ["vol-list", pool], { unless: /no storage pool|not found/i }))) {
+      // Somebody else's pool that is out of order is no reason to fail.
+      await this.#virsh(headnode, ["pool-refresh", pool], { unless: /./ });
+      for (const line of lines(await this.#virsh(headnode, ["vol-list", pool], { unless: /not active|not found|no storage pool/i }))) {
         const [, volume, path] = /^(\S+)\s+(\S.*)$/.exec(line) ?? [];
         if (volume?.startsWith(prefix) && path !== undefined) found.push(path);
       }
