@@ -1,4 +1,5 @@
 import { createServer, type Socket } from "node:net";
+import { ApiError } from "../client/http.ts";
 import { conversation } from "./conversation.ts";
 import { record, wordOrNull } from "./reading.ts";
 
@@ -12,12 +13,10 @@ export const displayCommand = conversation({
   args: { headnode: "name of the headnode" },
   async talk({ headnode }, { json }, server) {
     const shown = record(await server.call({ method: "GET", path: ["headnode", headnode] }));
-    const state = wordOrNull(shown.state);
-    if (state !== "on") {
-      const reason = wordOrNull(shown.reason);
-      process.stderr.write(`Error: Headnode '${headnode}' has no display now: it is ${state}.${reason === null ? "" : ` ${reason}`}\n`);
-      return 1;
-    }
+    // This is no WebSocket: a refusal for another reason than that tells why there is no display.
+    await server.call({ method: "GET", path: ["headnode", headnode, "vnc"] }).catch((error: unknown) => {
+      if (!(error instanceof ApiError) || error.type !== "ValidationError") throw error;
+    });
     const listener = createServer((viewer) => relay(viewer, server.socket(["headnode", headnode, "vnc"])));
     await new Promise<void>((resolve, reject) => listener.once("error", reject).listen(0, "127.0.0.1", resolve));
     const address = listener.address();
