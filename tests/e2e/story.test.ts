@@ -37,13 +37,16 @@ const ip = async (...argv: string[]) => {
 };
 const vsctl = (...argv: string[]) => lab.must("ovs-vsctl", "--timeout=10", ...argv);
 
-/** The command line as one user has it; its password comes from a file, and so stands in no list of processes. */
+/** The command line as one user has it; the password comes from a file, and so stands in no list of processes. */
+const start = (user: string, argv: readonly string[], stdin = "") => {
+  const script = `HAAS_PASSWORD=$(cat ${home.path}/password-${user}) && export HAAS_PASSWORD && exec "$@"`;
+  const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
+  return run([...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv], { cwd: home.path, stdin });
+};
 const as =
   (user: string) =>
   async (...argv: string[]): Promise<string> => {
-    const script = `HAAS_PASSWORD=$(cat ${home.path}/password-${user}) && export HAAS_PASSWORD && exec "$@"`;
-    const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
-    const { status, out, err } = await run([...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv], { cwd: home.path });
+    const { status, out, err } = await start(user, argv);
     expect({ argv, status, err }).toEqual({ argv, status: 0, err: "" });
     return out;
   };
@@ -185,7 +188,7 @@ test(
       ["blue", "bob", secrets.bob],
     ] as const) {
       await admin("project_create", project);
-      await admin("user_create", user, password, "regular");
+      expect((await start("root", ["user_create", user, "-", "regular"], `${password}\n`)).status).toBe(0);
       await admin("user_add_project", user, project);
     }
 

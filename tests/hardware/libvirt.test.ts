@@ -68,7 +68,7 @@ const argvOf = (user: string, argv: readonly string[]): string[] => {
   const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
   return [...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv];
 };
-const start = (user: string, argv: readonly string[]) => run(argvOf(user, argv), { cwd: home.path });
+const start = (user: string, argv: readonly string[], stdin = "") => run(argvOf(user, argv), { cwd: home.path, stdin });
 const as = (user: string) => ({
   async ok(...argv: string[]): Promise<string> {
     const { status, out, err } = await start(user, argv);
@@ -135,7 +135,7 @@ vlans = 100-109
     ["bob", secrets.bob, "blue"],
   ] as const) {
     await admin.ok("project_create", project);
-    await admin.ok("user_create", user, password, "regular");
+    expect((await start("root", ["user_create", user, "-", "regular"], `${password}\n`)).status).toBe(0);
     await admin.ok("user_add_project", user, project);
   }
   for (const network of ["one", "two", "bridgeless"]) await alice.ok("network_create_simple", network, "red");
