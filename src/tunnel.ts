@@ -9,10 +9,18 @@ const messageLimitBytes = 1024 * 1024;
 /** A peer that is gone answers no ping. */
 const idleTimeoutSeconds = 120;
 
+/** The WebSocket's end. */
+interface Client {
+  send(bytes: Uint8Array): number;
+  /** Bytes that wait to be sent. */
+  buffered(): number;
+  close(): void;
+}
+
 /** The TCP end. It is connected before the client's handshake is answered, so that a failure is an HTTP answer. */
 export class Tunnel {
   #socket: Socket<unknown> | null = null;
-  #client: { send(bytes: Uint8Array): number; buffered(): number; close(): void } | null = null;
+  #client: Client | null = null;
   /** What came before the client was there: the other end of VNC speaks first. */
   #early: Uint8Array[] = [];
   #toServer: Uint8Array[] = [];
@@ -40,14 +48,10 @@ export class Tunnel {
     return tunnel;
   }
 
-  attach(client: NonNullable<Tunnel["client"]>): void {
+  attach(client: Client): void {
     this.#client = client;
     for (const chunk of this.#early.splice(0)) client.send(chunk);
     if (this.#ended) client.close();
-  }
-
-  get client() {
-    return this.#client;
   }
 
   #fromServer(chunk: Uint8Array): void {

@@ -163,7 +163,7 @@ async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
     case "unknown":
       return look("unknown", machine.words);
     case "absent":
-      return look("lost", "Its virtual machine is gone, and it was not haas that removed it. Delete the headnode, and create it again.");
+      return look("lost", "Its virtual machine is gone from the hypervisor. Delete the headnode, and create it again.");
     case "off":
       return look("off", headnode.running ? `It was not haas that stopped it; the hypervisor says: ${machine.words}.` : null);
     case "on":
@@ -269,19 +269,21 @@ export async function editHeadnode(ctx: Context, caller: Caller, label: string):
     if (!headnode.made) await ctx.headnodes.remove(target);
     else if ((await ctx.headnodes.state(target)).kind === "on")
       throw illegalState(`Headnode ${quote(label)} is running; stop it before it is edited.`);
+    // It may have stopped by itself.
+    else await ctx.headnodes.stop(target);
     await update(ctx.db, headnode, { started: 0, running: 0 });
   });
 }
 
-/** Where the display of a running headnode listens, on this machine. */
-export async function displayOf(ctx: Context, caller: Caller, label: string): Promise<{ port: number }> {
+/** The TCP port on which the display of a running headnode listens, on loopback. */
+export async function displayOf(ctx: Context, caller: Caller, label: string): Promise<number> {
   const headnode = await getHeadnode(ctx.db, caller, label);
   if (ctx.headnodes.displaysElsewhere !== null)
     throw illegalState(`The display of headnode ${quote(label)} can't be reached through haas: ${ctx.headnodes.displaysElsewhere}.`);
   const { vncport, state, reason } = await lookAt(ctx, headnode);
   if (vncport === null)
     throw illegalState(`Headnode ${quote(label)} has no display now: it is ${state}.${reason === null ? "" : ` ${reason}`}`);
-  return { port: vncport };
+  return vncport;
 }
 
 function dryRun(ctx: Context, what: string, label: string): boolean {

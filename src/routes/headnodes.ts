@@ -111,7 +111,7 @@ export const headnodeRoutes = (ctx: Context) =>
       "/headnode/:headnode/vnc",
       async ({ caller, params, request }) => {
         requireSameSite(request);
-        const { port } = await headnodes.displayOf(ctx, caller, params.headnode);
+        const port = await headnodes.displayOf(ctx, caller, params.headnode);
         if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") throw validation("This call is a WebSocket.");
         const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
           throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);

@@ -220,6 +220,8 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await alice.show("hn")).toMatchObject({ state: "off", reason: null, vncport: null });
   expect(await alice.refused("headnode_vnc", "hn")).toContain("has no display now: it is off.");
   expect(await lab.virsh("dominfo", `headnode-${uuid}`)).toMatch(/Autostart:\s+disable\n/);
+  // Whoever starts it now, it is on no network: VLANs may have changed hands.
+  expect(await interfaces(uuid)).toEqual([]);
   await alice.ok("headnode_stop", "hn");
   expect(await alice.refused("headnode_connect_network", "hn", "eth1", "two")).toContain("headnode_edit");
   await alice.ok("headnode_edit", "hn");

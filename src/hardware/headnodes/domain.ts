@@ -65,18 +65,22 @@ export class Domain {
     this.#replace(this.#domain, "title", [element("title", {}, [{ "#text": text } as unknown as XmlNode])], "name");
   }
 
-  /** Exactly these interfaces, whatever the base image had; of its kind of card, and of virtio without any. */
-  set interfaces(list: readonly { mac: string; join: Join }[]) {
-    const own = this.#devices.find(isA("interface"));
-    const model = attribute(own?.["interface"]!.find(isA("model")), "type") ?? "virtio";
-    const elements = list.map(({ mac, join }) =>
+  /** The kind of its network cards (`virtio`), which what is installed on it has a driver for; null when it has none. */
+  get card(): string | null {
+    const first = this.#devices.find(isA("interface"));
+    return attribute(first?.["interface"]!.find(isA("model")), "type");
+  }
+
+  /** Exactly these interfaces, whatever it had. */
+  set interfaces(list: readonly Interface[]) {
+    const elements = list.map(({ mac, card, join }) =>
       element("interface", { type: "bridge" }, [
         element("mac", { address: mac }),
         element("source", { bridge: join.bridge }),
         ...(join.tag === null
           ? []
           : [element("virtualport", { type: "openvswitch" }), element("vlan", {}, [element("tag", { id: String(join.tag) })])]),
-        element("model", { type: model }),
+        element("model", { type: card }),
       ]),
     );
     this.#replace(this.#devices, "interface", elements);
@@ -108,6 +112,12 @@ export class Domain {
     const at = first >= 0 ? first : after === undefined ? rest.length : rest.findIndex(isA(after)) + 1;
     parent.splice(0, parent.length, ...rest.slice(0, at), ...elements, ...rest.slice(at));
   }
+}
+
+export interface Interface {
+  readonly mac: string;
+  readonly card: string;
+  readonly join: Join;
 }
 
 /** The bridge that an interface is on; with a tag it is one of Open vSwitch, and the interface an access port in that VLAN. */

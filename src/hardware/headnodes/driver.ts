@@ -44,7 +44,7 @@ export interface HeadnodeDriver {
   create(headnode: HeadnodeTarget): Promise<void>;
   /** Bring the machine's interfaces and display to what the target says, and start it; no effect when it runs. */
   start(headnode: HeadnodeTarget): Promise<void>;
-  /** Power off hard; no effect when it is off, or absent. */
+  /** Power off hard, and take the machine off all networks until its next start; no effect when it is absent. */
   stop(headnode: HeadnodeTarget): Promise<void>;
   /** Destroy the machine and its storage; no effect when there is none. */
   remove(headnode: HeadnodeTarget): Promise<void>;

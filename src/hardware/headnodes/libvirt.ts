@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { dirname, extname, join } from "node:path";
 import { HeadnodeError, messageOf, quote } from "../../errors.ts";
 import { CommandError, type CommandResult, lastLine, redact, runCommand } from "../command.ts";
-import { Domain, type Join } from "./domain.ts";
+import { Domain, type Interface, type Join } from "./domain.ts";
 import { HalfMadeError, type HeadnodeDriver, type HeadnodeTarget, type MachineState } from "./driver.ts";
 
 /**
@@ -26,6 +26,7 @@ const commandTimeoutMs = 30_000;
 /** Copies the image. Below the time that the front leaves a call. */
 const cloneTimeoutMs = 200_000;
 const maxOutputBytes = 4 * 1024 * 1024;
+const defaultCard = "virtio";
 /** `virsh` says so of a machine that there isn't; the words before are the machine's name. */
 const noDomain = /failed to get domain|Domain not found/i;
 const noVolume = /Storage volume not found|failed to get vol/i;
@@ -80,11 +81,13 @@ class Libvirt implements HeadnodeDriver {
     const domain = await this.#describe(headnode, name, "--inactive");
     if (domain === null) throw this.#failure(headnode, "its virtual machine is gone from the hypervisor");
     const joins = headnode.interfaces.map((one) => this.#join(headnode, one.vlan));
-    domain.title = headnode.label;
-    domain.interfaces = headnode.interfaces.map((one, i) => ({ mac: macOf(headnode, one.label), join: joins[i]! }));
-    domain.vncPassword = headnode.vncPassword;
-    // From standard input: a file or an argument would show the password.
-    await this.#virsh(headnode, ["define", "/dev/stdin"], { stdin: domain.toString(), secrets: [headnode.vncPassword] });
+    // One that was stopped has no card left to look at, its image does.
+    const card = domain.card ?? (await this.#describe(headnode, headnode.baseImage))?.card ?? defaultCard;
+    await this.#define(
+      headnode,
+      domain,
+      headnode.interfaces.map((one, i) => ({ mac: macOf(headnode, one.label), card, join: joins[i]! })),
+    );
     await this.#virsh(headnode, ["start", name]);
     // Read back: a hook of the hypervisor may have put it elsewhere.
     const actual = (await this.#describe(headnode, name))?.joins;
@@ -101,6 +104,18 @@ class Libvirt implements HeadnodeDriver {
     if (kind === "absent") return;
     if (kind === "on") await this.#virsh(headnode, ["destroy", name], { unless: /domain is not running/i });
     await this.#virsh(headnode, ["autostart", "--disable", name]);
+    // Its networks may be given up, and their VLANs be somebody else's, before it is started again, by whomever.
+    const domain = await this.#describe(headnode, name, "--inactive");
+    if (domain !== null && domain.joins.length > 0) await this.#define(headnode, domain, []);
+  }
+
+  /** Store a machine's description, with these interfaces and its own display. */
+  async #define(headnode: HeadnodeTarget, domain: Domain, interfaces: readonly Interface[]): Promise<void> {
+    domain.title = headnode.label;
+    domain.interfaces = interfaces;
+    domain.vncPassword = headnode.vncPassword;
+    // From standard input: a file or an argument would show the password.
+    await this.#virsh(headnode, ["define", "/dev/stdin"], { stdin: domain.toString(), secrets: [headnode.vncPassword] });
   }
 
   async remove(headnode: HeadnodeTarget): Promise<void> {
