@@ -8,7 +8,9 @@
 #   ubuntu   Ubuntu's signature of the sums (package ubuntu-keyring), and the ISO's sum
 # A file is in its place only once it has passed. Needs curl, gpgv, and for ubuntu bsdtar (package libarchive-tools).
 #
-# Other places: CENTOS_MIRROR, DEBIAN_MIRROR, DEBIAN_SUITE, UBUNTU_MIRROR (see below); MIRROR is that of all that are
+# Tried with a small mirror of our own making, and not yet with the real ones.
+#
+# Places: DEBIAN_MIRROR (must be set), CENTOS_MIRROR, UBUNTU_MIRROR, DEBIAN_SUITE (see below); MIRROR is that of all that are
 # asked for. AlmaLinux: MIRROR=https://repo.almalinux.org/almalinux/9 ./fetch-images.sh centos
 set -eu
 cd "$(dirname "$0")"
@@ -34,7 +36,7 @@ centos() {
 }
 
 debian() {
-  base=${MIRROR:-${DEBIAN_MIRROR:-https://deb.debian.org/debian}}/dists/${DEBIAN_SUITE:-bookworm}
+  base=${MIRROR:-${DEBIAN_MIRROR:?the address of a Debian mirror near you, with /debian at its end}}/dists/${DEBIAN_SUITE:-bookworm}
   images=main/installer-amd64/current/images
   keys=/usr/share/keyrings/debian-archive-keyring.gpg
   keyring "$keys" debian-archive-keyring
