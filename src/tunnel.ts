@@ -40,11 +40,18 @@ export class Tunnel {
         error: () => tunnel.#end(),
       },
     });
-    const late = Bun.sleep(connectTimeoutMs).then(() => {
-      void connecting.then((socket) => socket.terminate()).catch(() => {});
-      throw new Error(`no connection within ${connectTimeoutMs / 1000} s`);
+    let timer: Timer | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        void connecting.then((socket) => socket.terminate()).catch(() => {});
+        reject(new Error(`no connection within ${connectTimeoutMs / 1000} s`));
+      }, connectTimeoutMs);
     });
-    tunnel.#socket = await Promise.race([connecting, late]);
+    try {
+      tunnel.#socket = await Promise.race([connecting, late]);
+    } finally {
+      clearTimeout(timer);
+    }
     return tunnel;
   }
 

@@ -212,7 +212,8 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
     label,
     (headnode) =>
       work(headnode).catch(async (error: unknown) => {
-        if (headnode.made) await update(ctx.db, headnode, { started: headnode.started, running: headnode.running });
+        // It stays frozen: a start that failed late may have left it running.
+        if (headnode.made) await update(ctx.db, headnode, { running: headnode.running });
         else await unmake(ctx, headnode, error);
         throw error;
       }),

@@ -38,7 +38,8 @@ function plant(): void {
 for word in "$@"; do
   if [ -f "${plans}/$word" ]; then
     case $(cat "${plans}/$word") in
-      fail) echo "error: planted: $word" >&2; exit 1 ;;
+      fail) [ -f "${plans}/--disable" ] && case " $* " in *" --disable "*) exec /usr/bin/${program} "$@" ;; esac
+        echo "error: planted: $word" >&2; exit 1 ;;
       hang) /usr/bin/${program} "$@"; touch "${plans}/hanging"; exec sleep 60 ;;
     esac
   fi
@@ -153,7 +154,7 @@ afterAll(async () => {
 /** A display's answer to a handshake; over the WebSocket with `user`. */
 async function vnc(target: number | string, password: string, env: Record<string, string> = {}): Promise<string> {
   const variables = Object.entries({ VNC_PASSWORD: password, ...env }).map(([name, value]) => `${name}='${value}'`);
-  const script = join(home.path, "vnc.sh");
+  const script = join(home.path, `vnc-${crypto.randomUUID()}.sh`);
   writeFileSync(script, `${variables.map((line) => `export ${line}`).join("\n")}\nexec "$@"\n`, { mode: 0o600 });
   return (
     await lab.must("sh", script, process.execPath, "--no-env-file", join(import.meta.dir, "../support/vnc-client.ts"), String(target))
@@ -189,6 +190,7 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await vnc(vncport, password)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(vncport, "wrong-pw")).toMatch(/^refused/);
   const credentials = { HAAS_CREDENTIALS: `alice:${secrets.alice}` };
+  const lasting = vnc(socketOf("hn"), password, { ...credentials, HOLD_MS: "7000" });
   expect(await vnc(socketOf("hn"), password, credentials)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(socketOf("hn"), "wrong-pw", credentials)).toMatch(/^refused/);
   expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: `http://127.0.0.1:${port}` })).toMatch(/^ok/);
@@ -214,6 +216,7 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await bob.refused("show_headnode", "hn")).toContain("member of that project");
   expect(server.output()).not.toContain(password);
 
+  expect(await lasting).toMatch(/^ok/);
   expect(await alice.refused("headnode_edit", "hn")).toContain("is running; stop it");
   expect(await alice.refused("headnode_connect_network", "hn", "eth1", "two")).toContain("was started already");
   await alice.ok("headnode_stop", "hn");
@@ -327,6 +330,20 @@ describe("a step that fails is undone, and says why", () => {
     },
     60_000,
   );
+
+  test("a later start that fails at its end leaves it off, and frozen", async () => {
+    await fresh("h9");
+    await alice.ok("headnode_start", "h9");
+    await alice.ok("headnode_stop", "h9");
+    await alice.ok("headnode_edit", "h9");
+    // Not the one of stopping, which has --disable.
+    plan("autostart", "fail");
+    writeFileSync(join(plans, "--disable"), "pass");
+    expect(await alice.refused("headnode_start", "h9")).toContain("planted: autostart");
+    unplan();
+    expect(await alice.show("h9")).toMatchObject({ state: "off", editable: false, vncport: null });
+    await gone("h9");
+  }, 60_000);
 
   test.each(["vol-delete", "undefine", "destroy"])(
     "deleting can be repeated after %s failed",

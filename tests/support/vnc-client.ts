@@ -79,4 +79,7 @@ if ((await take(4)).readUInt32BE() !== 0) finish(`refused ${(await take((await t
 send(Buffer.from([1]));
 const init = await take(24);
 const name = (await take(init.readUInt32BE(20))).toString();
+// A connection has to last.
+await Bun.sleep(Number(process.env.HOLD_MS ?? 0));
+if (closed) finish("closed early");
 finish(`ok ${init.readUInt16BE(0)}x${init.readUInt16BE(2)} ${name}`);

@@ -89,13 +89,16 @@ class Libvirt implements HeadnodeDriver {
       headnode.interfaces.map((one, i) => ({ mac: macOf(headnode, one.label), card, join: joins[i]! })),
     );
     await this.#virsh(headnode, ["start", name]);
-    // Read back: a hook of the hypervisor may have put it elsewhere.
-    const actual = (await this.#describe(headnode, name))?.joins;
-    if (JSON.stringify(actual) !== JSON.stringify(joins)) {
+    try {
+      // Read back: a hook of the hypervisor may have put it elsewhere.
+      const actual = (await this.#describe(headnode, name))?.joins;
+      if (JSON.stringify(actual) !== JSON.stringify(joins))
+        throw this.#failure(headnode, "its interfaces are not on the networks that they should be on, so it was stopped again");
+      await this.#virsh(headnode, ["autostart", name]);
+    } catch (error) {
       await this.stop(headnode);
-      throw this.#failure(headnode, "its interfaces are not on the networks that they should be on, so it was stopped again");
+      throw error;
     }
-    await this.#virsh(headnode, ["autostart", name]);
   }
 
   async stop(headnode: HeadnodeTarget): Promise<void> {
