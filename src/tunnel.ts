@@ -3,6 +3,8 @@ import type { Socket, WebSocketHandler } from "bun";
 // A WebSocket that carries the bytes of a TCP connection, in binary messages: the framing of noVNC and websockify.
 
 const connectTimeoutMs = 5_000;
+/** So long can a tunnel outlive the right to it. */
+const checkPeriodMs = 5_000;
 /** What may wait for a slow browser before the TCP side is paused, and for a slow TCP side before all is given up. */
 const bufferLimitBytes = 256 * 1024;
 const messageLimitBytes = 1024 * 1024;
@@ -26,6 +28,7 @@ export class Tunnel {
   #toServer: Uint8Array[] = [];
   #toServerBytes = 0;
   #ended = false;
+  #check: Timer | null = null;
 
   /** Rejects when there is no connection within 5 s. */
   static async connect(port: number): Promise<Tunnel> {
@@ -53,6 +56,18 @@ export class Tunnel {
       clearTimeout(timer);
     }
     return tunnel;
+  }
+
+  /** End the tunnel as soon as `check`, which is repeated from now on, rejects. */
+  keepWhile(check: () => Promise<unknown>): void {
+    this.#check = setTimeout(
+      () =>
+        void check().then(
+          () => this.#ended || this.keepWhile(check),
+          () => this.close(),
+        ),
+      checkPeriodMs,
+    );
   }
 
   attach(client: Client): void {
@@ -95,6 +110,7 @@ export class Tunnel {
 
   #end(): void {
     this.#ended = true;
+    if (this.#check) clearTimeout(this.#check);
     this.#client?.close();
   }
 

@@ -14,7 +14,8 @@ const waitPauseMs = 100;
 /** Above what any call takes (see hardware/headnodes/libvirt.ts), as it is not renewed; a holder that died gives up its lease at once. */
 const leaseMs = 15 * 60_000;
 
-async function getHeadnode(db: Db, caller: Caller, label: string) {
+/** A headnode that the caller may use; throws what the caller is told. */
+export async function getHeadnode(db: Db, caller: Caller, label: string) {
   const headnode = await db
     .selectFrom("headnode")
     .innerJoin("project", "project.id", "headnode.project_id")

@@ -116,6 +116,12 @@ export const headnodeRoutes = (ctx: Context) =>
         const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
           throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);
         });
+        // The right to it may be taken away meanwhile.
+        const authorization = request.headers.get("authorization");
+        const address = factsOf.get(request)?.address ?? "";
+        tunnel.keepWhile(async () =>
+          headnodes.getHeadnode(ctx.db, await ctx.authenticator.authenticate(authorization, address), params.headnode),
+        );
         const binary =
           request.headers
             .get("sec-websocket-protocol")

@@ -128,14 +128,16 @@ vlans = 100-109
     ["root", secrets.admin],
     ["alice", secrets.alice],
     ["bob", secrets.bob],
+    ["carol", secrets.carol],
   ] as const)
     writeFileSync(join(home.path, `password-${user}`), password, { mode: 0o600 });
   await startServer();
   for (const [user, password, project] of [
     ["alice", secrets.alice, "red"],
     ["bob", secrets.bob, "blue"],
+    ["carol", secrets.carol, "red"],
   ] as const) {
-    await admin.ok("project_create", project);
+    if (user !== "carol") await admin.ok("project_create", project);
     expect((await start("root", ["user_create", user, "-", "regular"], `${password}\n`)).status).toBe(0);
     await admin.ok("user_add_project", user, project);
   }
@@ -190,7 +192,12 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await vnc(vncport, password)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(vncport, "wrong-pw")).toMatch(/^refused/);
   const credentials = { HAAS_CREDENTIALS: `alice:${secrets.alice}` };
-  const lasting = vnc(socketOf("hn"), password, { ...credentials, HOLD_MS: "7000" });
+  // Open displays last; that of a user who leaves the project does not.
+  const lasting = vnc(socketOf("hn"), password, { ...credentials, HOLD_MS: "12000" });
+  const opened = join(home.path, "opened");
+  const left = vnc(socketOf("hn"), password, { HAAS_CREDENTIALS: `carol:${secrets.carol}`, HOLD_MS: "18000", OPENED: opened });
+  while (!existsSync(opened)) await Bun.sleep(20);
+  await admin.ok("user_remove_project", "carol", "red");
   expect(await vnc(socketOf("hn"), password, credentials)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(socketOf("hn"), "wrong-pw", credentials)).toMatch(/^refused/);
   expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: `http://127.0.0.1:${port}` })).toMatch(/^ok/);
@@ -216,6 +223,7 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(await bob.refused("show_headnode", "hn")).toContain("member of that project");
   expect(server.output()).not.toContain(password);
 
+  expect(await left).toBe("closed early");
   expect(await lasting).toMatch(/^ok/);
   expect(await alice.refused("headnode_edit", "hn")).toContain("is running; stop it");
   expect(await alice.refused("headnode_connect_network", "hn", "eth1", "two")).toContain("was started already");

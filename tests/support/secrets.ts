@@ -24,6 +24,7 @@ export const secrets = {
   admin: "admin-secret-a11c",
   alice: "alice-secret-a71c",
   bob: "bob-secret-b0bb",
+  carol: "carol-secret-ca10",
   wrongUser: "guess-secret-9e55",
   /** Of a database that can't be reached. */
   database: "db-secret-da7a",

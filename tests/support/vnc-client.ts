@@ -1,13 +1,14 @@
 import { createCipheriv } from "node:crypto";
+import { writeFileSync } from "node:fs";
 import { connect } from "node:net";
 
 // `bun tests/support/vnc-client.ts PORT|ws://…`, run where the display is: the handshake of RFB 3.8 (RFC 6143) with VNC
 // authentication, over TCP or over a WebSocket. The password is VNC_PASSWORD, HTTP credentials HAAS_CREDENTIALS, the
-// page's origin ORIGIN. Prints `ok WIDTHxHEIGHT NAME`, `refused REASON`, or `closed` as one line.
+// page's origin ORIGIN. It makes the file OPENED, and holds the connection for HOLD_MS. Prints `ok WIDTHxHEIGHT NAME`, `refused REASON`, `closed` or `closed early` as one line.
 
 const [target = ""] = process.argv.slice(2);
-const { VNC_PASSWORD = "", HAAS_CREDENTIALS, ORIGIN } = process.env;
-const timeoutMs = 20_000;
+const { VNC_PASSWORD = "", HAAS_CREDENTIALS, ORIGIN, OPENED, HOLD_MS = "0" } = process.env;
+const timeoutMs = 20_000 + Number(HOLD_MS);
 setTimeout(() => finish("timeout"), timeoutMs).unref();
 
 let buffer = Buffer.alloc(0);
@@ -79,7 +80,8 @@ if ((await take(4)).readUInt32BE() !== 0) finish(`refused ${(await take((await t
 send(Buffer.from([1]));
 const init = await take(24);
 const name = (await take(init.readUInt32BE(20))).toString();
-// A connection has to last.
-await Bun.sleep(Number(process.env.HOLD_MS ?? 0));
+if (OPENED) writeFileSync(OPENED, "");
+const until = Date.now() + Number(HOLD_MS);
+while (!closed && Date.now() < until) await Bun.sleep(50);
 if (closed) finish("closed early");
 finish(`ok ${init.readUInt16BE(0)}x${init.readUInt16BE(2)} ${name}`);
