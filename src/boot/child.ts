@@ -39,7 +39,7 @@ exit "$status"`;
 const loaders: Record<string, string> = {
   "lpxelinux.0": "/usr/lib/PXELINUX/lpxelinux.0",
   "ldlinux.c32": "/usr/lib/syslinux/modules/bios/ldlinux.c32",
-  "ipxe.efi": "/usr/lib/ipxe/ipxe.efi",
+  "snponly.efi": "/usr/lib/ipxe/snponly.efi",
 };
 
 /** Check, prepare and start. Throws a sentence when dnsmasq can't be had; what happens later is logged. */

@@ -45,7 +45,7 @@ dhcp-match=set:efi,option:client-arch,7
 dhcp-match=set:efi,option:client-arch,9
 dhcp-boot=tag:ipxe,${server}/boot.ipxe
 dhcp-boot=tag:!ipxe,tag:bios,lpxelinux.0
-dhcp-boot=tag:!ipxe,tag:efi,ipxe.efi
+dhcp-boot=tag:!ipxe,tag:efi,snponly.efi
 # iPXE need not look for a ProxyDHCP server.
 dhcp-option=tag:ipxe,encap:175,176,1b
 

@@ -104,7 +104,7 @@ test("DHCP: a boot file by architecture, one address for a MAC, fixed ones for n
   // The firmware, iPXE and the installer call themselves differently.
   const ipxe = await dhcp("52:54:00:bb:00:02", [...arch("0000"), "-x", "0xaf:01", "-x", "0x3d:00112233"]);
   expect(ipxe).toEqual({ address: bios.address!, file: "http://10.78.0.1:8000/boot.ipxe", server: "10.78.0.1" });
-  for (const code of ["0007", "0009"]) expect((await dhcp("52:54:00:bb:00:03", arch(code))).file).toBe("ipxe.efi");
+  for (const code of ["0007", "0009"]) expect((await dhcp("52:54:00:bb:00:03", arch(code))).file).toBe("snponly.efi");
   expect((await dhcp("52:54:00:bb:00:01", arch("0000"))).address).toBe("10.78.0.77");
   // And the lease counts at once.
   const lease = readFileSync(join(site.dir, "leases"), "utf8");
