@@ -5,7 +5,7 @@
 # What is checked:
 #   centos   the SHA-256 sums of the tree's .treeinfo, which is not signed: HTTPS is all that vouches for it
 #   debian   Debian's signature of the release, and the sums from there down to each file (package debian-archive-keyring)
-#   ubuntu   Ubuntu's signature of the sums (package ubuntu-keyring), and the ISO's sum
+#   ubuntu   Ubuntu's signature of the sums (package ubuntu-keyring; Debian 12 has none), and the ISO's sum
 # A file is in its place only once it has passed. Needs curl, gpgv, and for ubuntu bsdtar (package libarchive-tools).
 #
 # Tried with a small mirror of our own making, and not yet with the real ones.
@@ -22,7 +22,7 @@ get() { echo "$1"; curl --fail --location --silent --show-error --retry 3 --outp
 check() { echo "$1  $2" | sha256sum --check --quiet; }
 # Put a file in its place: put <profile> <file> [<name there>]
 put() { mkdir -p "files/$1" && mv "$2" "files/$1/${3:-${2##*/}}"; }
-keyring() { [ -f "$1" ] || { echo "$1 is missing: apt-get install $2" >&2; exit 1; }; }
+keyring() { [ -f "$1" ] || { echo "$1 is missing: apt-get install $2, or copy it from a machine that has it." >&2; exit 1; }; }
 
 centos() {
   base=${MIRROR:-${CENTOS_MIRROR:-https://mirror.stream.centos.org/9-stream}}/BaseOS/x86_64/os
