@@ -248,13 +248,15 @@ test("from its creation to its deletion, with its display and an edit between", 
   expect(readdirSync(images)).toEqual(expect.arrayContaining(["base-headnode.qcow2", "shared.iso"]));
 }, 120_000);
 
+/** A headnode with one hnic; its uuid. */
+const fresh = async (name: string, image = "base-headnode", network = "one") => {
+  await alice.ok("headnode_create", name, "red", image);
+  await alice.ok("headnode_create_hnic", name, "eth0");
+  await alice.ok("headnode_connect_network", name, "eth0", network);
+  return (await alice.show(name)).uuid as string;
+};
+
 describe("a step that fails is undone, and says why", () => {
-  const fresh = async (name: string, image = "base-headnode", network = "one") => {
-    await alice.ok("headnode_create", name, "red", image);
-    await alice.ok("headnode_create_hnic", name, "eth0");
-    await alice.ok("headnode_connect_network", name, "eth0", network);
-    return (await alice.show(name)).uuid as string;
-  };
   const isAsBefore = async (name: string) => {
     expect([await machines(), storage()]).toEqual([[], []]);
     expect(await alice.show(name)).toMatchObject({ state: "new", editable: true, vncport: null });
@@ -388,7 +390,7 @@ describe("a step that fails is undone, and says why", () => {
 
 describe("what happens behind the back of haas is noticed", () => {
   test("a machine that was stopped, and one that was removed", async () => {
-    await alice.ok("headnode_create", "hb", "red", "base-headnode");
+    await fresh("hb");
     await alice.ok("headnode_start", "hb");
     const { uuid } = await alice.show("hb");
     await lab.virsh("destroy", `headnode-${uuid}`);
@@ -398,6 +400,12 @@ describe("what happens behind the back of haas is noticed", () => {
       reason: expect.stringContaining("not haas that stopped it; the hypervisor says: shut off (destroyed)"),
     });
     await lab.virsh("start", `headnode-${uuid}`);
+    await alice.ok("headnode_start", "hb");
+    await alice.ok("headnode_stop", "hb");
+    // It is on no network now, and so is not what a start of ours would make of it.
+    await lab.virsh("start", `headnode-${uuid}`);
+    expect(await alice.show("hb")).toMatchObject({ state: "on", reason: "It was not haas that started it." });
+    expect(await alice.refused("headnode_start", "hb")).toContain("should be on; stop it, and start it again");
     await alice.ok("headnode_stop", "hb");
     await lab.virsh("undefine", `headnode-${uuid}`, "--storage", "vda");
     expect(await alice.show("hb")).toMatchObject({ state: "lost", reason: expect.stringContaining("is gone") });

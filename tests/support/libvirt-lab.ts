@@ -132,7 +132,8 @@ function isRunning(pid: number): boolean {
 
 /**
  * A base image: a machine that is shut off, and its disk of one boot sector that writes `HEADNODE` to the serial port
- * and halts. It has an interface and a display of its own, which headnodes must not get.
+ * and halts. It has an interface and displays of its own, which headnodes must not get, and
+ * what virt-install adds for SPICE.
  */
 export async function makeBaseImage(lab: LibvirtLab, dir: string, name: string): Promise<void> {
   const raw = join(dir, `${name}.raw`);
@@ -151,7 +152,8 @@ export async function makeBaseImage(lab: LibvirtLab, dir: string, name: string):
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
 <disk type='file' device='cdrom'><source file='${join(dir, "shared.iso")}'/><target dev='hda' bus='ide'/><readonly/></disk>
 <interface type='bridge'><source bridge='br-of-the-image'/><model type='e1000'/></interface>
-<graphics type='vnc' port='5999' autoport='no' listen='0.0.0.0'/></devices></domain>`,
+<graphics type='vnc' port='5999' autoport='no' listen='0.0.0.0'/><graphics type='spice' autoport='yes'/>
+<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel><redirdev bus='usb' type='spicevmc'/></devices></domain>`,
   );
   await lab.virsh("define", xml);
 }

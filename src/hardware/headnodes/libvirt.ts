@@ -77,10 +77,11 @@ class Libvirt implements HeadnodeDriver {
 
   async start(headnode: HeadnodeTarget): Promise<void> {
     const name = machineName(headnode);
-    if ((await this.state(headnode)).kind === "on") return;
+    const joins = headnode.interfaces.map((one) => this.#join(headnode, one.vlan));
+    // Whoever else started it started it without networks.
+    if ((await this.state(headnode)).kind === "on") return this.#confirm(headnode, joins, "; stop it, and start it again");
     const domain = await this.#describe(headnode, name, "--inactive");
     if (domain === null) throw this.#failure(headnode, "its virtual machine is gone from the hypervisor");
-    const joins = headnode.interfaces.map((one) => this.#join(headnode, one.vlan));
     // One that was stopped has no card left to look at, its image does.
     const card = domain.card ?? (await this.#describe(headnode, headnode.baseImage))?.card ?? defaultCard;
     await this.#define(
@@ -90,15 +91,20 @@ class Libvirt implements HeadnodeDriver {
     );
     await this.#virsh(headnode, ["start", name]);
     try {
-      // Read back: a hook of the hypervisor may have put it elsewhere.
-      const actual = (await this.#describe(headnode, name))?.joins;
-      if (JSON.stringify(actual) !== JSON.stringify(joins))
-        throw this.#failure(headnode, "its interfaces are not on the networks that they should be on, so it was stopped again");
-      await this.#virsh(headnode, ["autostart", name]);
+      await this.#confirm(headnode, joins, ", so it was stopped again");
     } catch (error) {
       await this.stop(headnode);
       throw error;
     }
+  }
+
+  /** Read back where a running machine is: a hook of the hypervisor may have put it elsewhere. */
+  async #confirm(headnode: HeadnodeTarget, joins: readonly Join[], advice: string): Promise<void> {
+    const name = machineName(headnode);
+    const actual = (await this.#describe(headnode, name))?.joins;
+    if (JSON.stringify(actual) !== JSON.stringify(joins))
+      throw this.#failure(headnode, `its interfaces are not on the networks that they should be on${advice}`);
+    await this.#virsh(headnode, ["autostart", name]);
   }
 
   async stop(headnode: HeadnodeTarget): Promise<void> {
