@@ -9,7 +9,7 @@ import { HalfMadeError, type HeadnodeDriver, type HeadnodeTarget, type MachineSt
  * Headnodes as virtual machines of libvirt, through `virsh` and `virt-clone`. Facts from their manuals, or measured with
  * libvirt 9.0 and virtinst 4.1 (tests/hardware/libvirt.test.ts).
  *
- * A headnode's machine is called `headnode-<uuid>`, and so is every volume of it, with the name of the disk behind it.
+ * A headnode's machine is called `headnode-<uuid>`, and so is every volume of it, with more behind it.
  * So whatever is left of one can be found, without anything that a project wrote in a command line. A base image is a
  * machine that is shut off, named as in `base_imgs`.
  */
@@ -154,7 +154,8 @@ class Libvirt implements HeadnodeDriver {
 
   /** The paths of a headnode's volumes, in whatever pool. A pool is asked to look again first: a copy that was cut off is not known to it. */
   async #volumes(headnode: HeadnodeTarget): Promise<string[]> {
-    const prefix = `${machineName(headnode)}-`;
+    // With a dash the copies of disks, with an underscore the variables of UEFI.
+    const prefix = machineName(headnode);
     const found: string[] = [];
     for (const pool of lines(await this.#virsh(headnode, ["pool-list", "--name"]))) {
       // Somebody else's pool that is out of order is no reason to fail.
