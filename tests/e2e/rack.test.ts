@@ -1,10 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { haasBinary, type Ran, run, serve, type Served } from "../support/binary.ts";
 import { type Bmc, startBmc } from "../support/ipmi-sim.ts";
 import { type Frame, type OvsLab, startOvs } from "../support/ovs-lab.ts";
 import { freePort } from "../support/postgres.ts";
+import { isRunning } from "../support/processes.ts";
 import { secrets } from "../support/secrets.ts";
 import { scratch } from "../support/service.ts";
 
@@ -117,16 +118,6 @@ afterAll(async () => {
   const failed = ends.find((end) => end.status === "rejected");
   if (failed) throw failed.reason;
 }, 120_000);
-
-/** Whether a process runs; one that has ended and waits for its parent to notice does not. */
-function lives(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return !"ZX".includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
-  } catch {
-    return false;
-  }
-}
 
 async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
   const deadline = Date.now() + boundMs;
@@ -242,7 +233,7 @@ describe("power", () => {
     expect(await bmcs.n1.machine()).toBeNull();
     await alice.ok(["node_power_on", "n1"]);
     const machine = (await bmcs.n1.machine())!;
-    expect(lives(machine)).toBe(true);
+    expect(isRunning(machine)).toBe(true);
     expect(await status("n1")).toBe("power_status: on\n");
     expect(await alice.json("node_power_status", "n1")).toEqual({ power_status: "on" });
     // No effect if already so.
@@ -250,7 +241,7 @@ describe("power", () => {
     expect(await bmcs.n1.machine()).toBe(machine);
     expect(await bmcs.n2.machine()).toBeNull();
     await alice.ok(["node_power_off", "n1"]);
-    await until("the machine has ended", () => !lives(machine));
+    await until("the machine has ended", () => !isRunning(machine));
     expect(await status("n1")).toBe("power_status: off\n");
     await alice.ok(["node_power_off", "n1"]);
   });
@@ -258,10 +249,10 @@ describe("power", () => {
   test("a cycle starts another process, from the network", async () => {
     await alice.ok(["node_power_cycle", "n1"]);
     const first = (await bmcs.n1.machine())!;
-    expect(lives(first)).toBe(true);
+    expect(isRunning(first)).toBe(true);
     await alice.ok(["node_power_cycle", "n1", "--force"]);
     const second = (await bmcs.n1.machine())!;
-    expect([lives(first), lives(second)]).toEqual([false, true]);
+    expect([isRunning(first), isRunning(second)]).toEqual([false, true]);
     expect(await heldBootDevice("n1")).toBe("Force PXE");
   });
 
@@ -303,7 +294,7 @@ describe("power", () => {
     await silent.heard;
     for (const command of ["node_power_off", "node_power_on", "node_power_status"]) await alice.ok([command, "n2"]);
     expect(ended).toBe(false);
-    expect(lives((await bmcs.n2.machine())!)).toBe(true);
+    expect(isRunning((await bmcs.n2.machine())!)).toBe(true);
     expect(await dead).toContain(`BMC '${silent.host}' is unreachable: it did not answer`);
     expect(await answerType("/node/dead/power_cycle")).toEqual([500, "OBMError"]);
     expect(performance.now() - started).toBeLessThan(boundMs);
@@ -475,7 +466,7 @@ describe("a member of another project", () => {
       await bob.refused(...command);
     }
     expect(await bmcs.n1.calls()).toEqual(calls);
-    expect(lives(machine)).toBe(true);
+    expect(isRunning(machine)).toBe(true);
     await reaches("p1", "p2");
   });
 
@@ -564,7 +555,7 @@ describe("the server", () => {
     } finally {
       process.kill(lab.vswitchd, "SIGCONT");
     }
-    expect(lives(server.pid)).toBe(false);
+    expect(isRunning(server.pid)).toBe(false);
     expect((await run([haas, "show_networking_action", id], { cwd: home.path, env: { HAAS_ENDPOINT: server.url } })).err).toMatch(
       /^Error: Can't reach [^\n]*\n$/,
     );

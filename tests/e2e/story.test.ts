@@ -2,11 +2,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { runCommand } from "../../src/hardware/command.ts";
-import { haasBinary, run, serve, type Served } from "../support/binary.ts";
+import type { Served } from "../support/binary.ts";
 import { makeHeadnodeImage } from "../support/headnode-image.ts";
+import { type LabService, makeLabService } from "../support/lab-service.ts";
 import { type LibvirtLab, startLibvirt } from "../support/libvirt-lab.ts";
-import { freePort } from "../support/postgres.ts";
-import { secrets } from "../support/secrets.ts";
 import { scratch } from "../support/service.ts";
 
 // From an empty rack to installed machines, by the compiled program alone: an Open vSwitch, five nodes that are virtual
@@ -24,32 +23,18 @@ const theirs = "node-05";
 const macOf = (node: string) => `52:54:00:aa:00:${node.slice(-2)}`;
 const addressOf = (node: string) => `10.77.0.5${node.at(-1)}`;
 const boundMs = 200_000;
-let haas: string;
-let port: number;
 let lab: LibvirtLab;
+let service: LabService;
 let server: Served;
 let boot: Bun.Subprocess;
 let consoleOfHeadnode: string;
 
-const ip = async (...argv: string[]) => {
-  const { exitCode, stderr } = await runCommand({ argv: ["ip", ...argv], timeoutMs: 10_000, maxOutputBytes: 65_536 });
-  if (exitCode !== 0) throw new Error(`ip ${argv.join(" ")}: ${stderr}`);
-};
 const vsctl = (...argv: string[]) => lab.must("ovs-vsctl", "--timeout=10", ...argv);
 
-/** The command line as one user has it; the password comes from a file, and so stands in no list of processes. */
-const start = (user: string, argv: readonly string[], stdin = "") => {
-  const script = `HAAS_PASSWORD=$(cat ${home.path}/password-${user}) && export HAAS_PASSWORD && exec "$@"`;
-  const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
-  return run([...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv], { cwd: home.path, stdin });
-};
 const as =
-  (user: string) =>
-  async (...argv: string[]): Promise<string> => {
-    const { status, out, err } = await start(user, argv);
-    expect({ argv, status, err }).toEqual({ argv, status: 0, err: "" });
-    return out;
-  };
+  (user: "root" | "alice" | "bob") =>
+  (...argv: string[]) =>
+    service.ok(user, ...argv);
 const admin = as("root");
 const alice = as("alice");
 const bob = as("bob");
@@ -82,11 +67,7 @@ function evidence(): string {
 }
 
 beforeAll(async () => {
-  haas = await haasBinary();
-  port = await freePort();
   mkdirSync(rack, { recursive: true });
-  await ip("netns", "add", netns);
-  await ip("-n", netns, "link", "set", "lo", "up");
   lab = await startLibvirt({ dir: join(home.path, "lv"), netns });
   // The rack, and where every program looks for an Open vSwitch.
   await lab.must("env", `RACK=${rack}`, "MEMORY=112", join(root, "examples/rack/up.sh"), "5");
@@ -100,8 +81,8 @@ beforeAll(async () => {
   if (installer.exitCode !== 0) throw new Error(`examples/rack/installer.sh: ${installer.stderr}`);
   cpSync(join(root, "examples/rack/templates"), join(rack, "templates"), { recursive: true });
   // The hypervisor's cable to the rack, which carries every VLAN, and a bridge that a kernel without Open vSwitch can run.
-  await ip("-n", netns, "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1");
-  await ip("-n", netns, "link", "set", "trunk1", "up");
+  await lab.must("ip", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1");
+  await lab.must("ip", "link", "set", "trunk1", "up");
   await vsctl("add-port", "rack0", "trunk1", "--", "add-br", "br-trunk", "--", "set", "bridge", "br-trunk", "datapath_type=netdev");
   ({ console: consoleOfHeadnode } = await makeHeadnodeImage(lab, {
     name: "base-headnode",
@@ -144,25 +125,15 @@ args = "console=ttyS0 quiet haas.files={{ files_url }}"
 files = { "install.sh" = "install.sh" }
 ${nodes.join("")}`;
   writeFileSync(bootConfig, text, { mode: 0o600 });
-  for (const [user, password] of [
-    ["root", secrets.admin],
-    ["alice", secrets.alice],
-    ["bob", secrets.bob],
-  ] as const)
-    writeFileSync(join(home.path, `password-${user}`), password, { mode: 0o600 });
+  service = await makeLabService(lab, home.path, config);
 }, 180_000);
 
 afterAll(async () => {
   boot?.kill("SIGTERM");
   await boot?.exited;
   const [ended] = await Promise.allSettled([server?.stop()]);
-  await runCommand({
-    argv: ["ip", "netns", "exec", netns, "env", `RACK=${rack}`, join(root, "examples/rack/down.sh")],
-    timeoutMs: 30_000,
-    maxOutputBytes: 65_536,
-  });
+  await lab?.run("env", `RACK=${rack}`, join(root, "examples/rack/down.sh"));
   await lab?.stop();
-  await ip("netns", "del", netns).catch(() => {});
   home.remove();
   if (ended.status === "rejected") throw ended.reason;
 }, 60_000);
@@ -171,26 +142,12 @@ test(
   "an empty rack becomes four installed machines, and a fifth never hears of it",
   async () => {
     // The administrator's part.
-    const created = await run([haas, "create_admin_user", "root", "-", "--config", config], {
-      cwd: home.path,
-      stdin: `${secrets.admin}\n`,
-    });
-    expect(created.status).toBe(0);
-    await lab.must(haas, "create_bridges", "--config", config);
-    server = await serve([...lab.enter, haas, "serve", String(port), "--config", config], port, {
-      cwd: home.path,
-      answers: async (path) =>
-        (await lab.run("curl", "-s", "-o", "/dev/null", "-m", "2", `http://127.0.0.1:${port}${path}`)).exitCode === 0,
-    });
+    await lab.must(service.haas, "create_bridges", "--config", config);
+    server = await service.serve();
     await admin("site_register", join(rack, "site-layout.json"));
-    for (const [project, user, password] of [
-      ["red", "alice", secrets.alice],
-      ["blue", "bob", secrets.bob],
-    ] as const) {
-      await admin("project_create", project);
-      expect((await start("root", ["user_create", user, "-", "regular"], `${password}\n`)).status).toBe(0);
-      await admin("user_add_project", user, project);
-    }
+    for (const project of ["red", "blue"]) await admin("project_create", project);
+    await service.addUser("alice", "red");
+    await service.addUser("bob", "blue");
 
     // Blue has a node on a network of its own, where nobody answers.
     await bob("project_connect_node", "blue", theirs);
@@ -214,10 +171,10 @@ test(
 
     // What stands in for the rest of the headnode: a port of the switch on the same network, where `haas boot` serves.
     await vsctl("add-port", "rack0", "hn0", `tag=${vlan}`, "--", "set", "interface", "hn0", "type=internal");
-    await ip("-n", netns, "addr", "add", "10.77.0.1/24", "dev", "hn0");
-    await ip("-n", netns, "link", "set", "hn0", "up");
+    await lab.must("ip", "addr", "add", "10.77.0.1/24", "dev", "hn0");
+    await lab.must("ip", "link", "set", "hn0", "up");
     const log = Bun.file(join(rack, "boot.log"));
-    boot = Bun.spawn([...lab.enter, haas, "boot", "serve", "--config", bootConfig], { stdin: "ignore", stdout: log, stderr: log });
+    boot = Bun.spawn([...lab.enter, service.haas, "boot", "serve", "--config", bootConfig], { stdin: "ignore", stdout: log, stderr: log });
     await until(
       "haas boot serves",
       async () => (await lab.run("curl", "-sf", "-o", "/dev/null", "http://10.77.0.1:8000/boot.ipxe")).exitCode === 0,
@@ -265,7 +222,7 @@ test(
     expect((await lab.virsh("list", "--all", "--name")).trim()).toBe("base-headnode");
     expect((await vsctl("list-ports", "br-trunk")).trim()).toBe("trunk0");
     expect((await lab.must("ls", join(home.path, "image"))).includes("headnode-")).toBe(false);
-    await lab.must(haas, "delete_bridges", "--config", config);
+    await lab.must(service.haas, "delete_bridges", "--config", config);
     expect(await vsctl("list-br")).not.toContain("br-trunk");
   },
   boundMs + 60_000,

@@ -1,10 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { runCommand } from "../../src/hardware/command.ts";
-import { haasBinary, run, serve, type Served } from "../support/binary.ts";
+import type { Served } from "../support/binary.ts";
+import { type LabService, makeLabService } from "../support/lab-service.ts";
 import { type LibvirtLab, makeBaseImage, startLibvirt } from "../support/libvirt-lab.ts";
-import { freePort } from "../support/postgres.ts";
 import { secrets } from "../support/secrets.ts";
 import { scratch } from "../support/service.ts";
 
@@ -18,15 +17,9 @@ const small = join(home.path, "small");
 const config = join(home.path, "haas.cfg");
 const plans = join(home.path, "plans");
 const boundMs = 30_000;
-let haas: string;
-let port: number;
 let lab: LibvirtLab;
+let service: LabService;
 let server: Served;
-
-const ip = async (...argv: string[]) => {
-  const { exitCode, stderr } = await runCommand({ argv: ["ip", ...argv], timeoutMs: 10_000, maxOutputBytes: 65_536 });
-  if (exitCode !== 0) throw new Error(`ip ${argv.join(" ")}: ${stderr}`);
-};
 
 /** `virsh` and `virt-clone` as haas finds them: the real ones, unless a plan says otherwise for one of their commands. */
 function plant(): void {
@@ -56,28 +49,13 @@ const unplan = () => {
 };
 
 const startServer = async () => {
-  const env = { PATH: `${join(home.path, "bin")}:${process.env.PATH}` };
-  server = await serve([...lab.enter, "env", `PATH=${env.PATH}`, haas, "serve", String(port), "--config", config], port, {
-    cwd: home.path,
-    answers: async (path) => (await lab.run("curl", "-s", "-o", "/dev/null", "-m", "2", `http://127.0.0.1:${port}${path}`)).exitCode === 0,
-  });
+  server = await service.serve("env", `PATH=${join(home.path, "bin")}:${process.env.PATH}`);
 };
 
-/** A command as a user types it; the password comes from a file, and so stands in no list of processes. */
-const argvOf = (user: string, argv: readonly string[]): string[] => {
-  const script = `HAAS_PASSWORD=$(cat ${home.path}/password-${user}) && export HAAS_PASSWORD && exec "$@"`;
-  const env = ["env", `HAAS_ENDPOINT=http://127.0.0.1:${port}`, `HAAS_USERNAME=${user}`];
-  return [...lab.enter, ...env, "sh", "-c", script, "sh", haas, ...argv];
-};
-const start = (user: string, argv: readonly string[], stdin = "") => run(argvOf(user, argv), { cwd: home.path, stdin });
-const as = (user: string) => ({
-  async ok(...argv: string[]): Promise<string> {
-    const { status, out, err } = await start(user, argv);
-    expect({ argv, status, err }).toEqual({ argv, status: 0, err: "" });
-    return out;
-  },
+const as = (user: Parameters<LabService["ok"]>[0]) => ({
+  ok: (...argv: string[]) => service.ok(user, ...argv),
   async refused(...argv: string[]): Promise<string> {
-    const { status, out, err } = await start(user, argv);
+    const { status, out, err } = await service.start(user, argv);
     expect({ argv, status, out }).toEqual({ argv, status: 1, out: "" });
     expect(err).toMatch(/^Error: [^\n]+\n$/);
     return err;
@@ -97,17 +75,13 @@ const interfaces = async (uuid: string) =>
   );
 
 beforeAll(async () => {
-  haas = await haasBinary();
-  port = await freePort();
   for (const path of [images, small]) mkdirSync(path);
   plant();
-  await ip("netns", "add", netns);
-  await ip("-n", netns, "link", "set", "lo", "up");
-  for (const vlan of [100, 101]) {
-    await ip("-n", netns, "link", "add", `br-vlan${vlan}`, "type", "bridge");
-    await ip("-n", netns, "link", "set", `br-vlan${vlan}`, "up");
-  }
   lab = await startLibvirt({ dir: join(home.path, "lv"), netns });
+  for (const vlan of [100, 101]) {
+    await lab.must("ip", "link", "add", `br-vlan${vlan}`, "type", "bridge");
+    await lab.must("ip", "link", "set", `br-vlan${vlan}`, "up");
+  }
   await lab.must("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", small);
   await makeBaseImage(lab, images, "base-headnode");
   const text = `[headnode]
@@ -123,24 +97,15 @@ haas.ext.switches.mock =
 vlans = 100-109
 `;
   writeFileSync(config, text, { mode: 0o600 });
-  await run([haas, "create_admin_user", "root", "-", "--config", config], { cwd: home.path, stdin: `${secrets.admin}\n` });
-  for (const [user, password] of [
-    ["root", secrets.admin],
-    ["alice", secrets.alice],
-    ["bob", secrets.bob],
-    ["carol", secrets.carol],
-  ] as const)
-    writeFileSync(join(home.path, `password-${user}`), password, { mode: 0o600 });
+  service = await makeLabService(lab, home.path, config);
   await startServer();
-  for (const [user, password, project] of [
-    ["alice", secrets.alice, "red"],
-    ["bob", secrets.bob, "blue"],
-    ["carol", secrets.carol, "red"],
-  ] as const) {
-    if (user !== "carol") await admin.ok("project_create", project);
-    expect((await start("root", ["user_create", user, "-", "regular"], `${password}\n`)).status).toBe(0);
-    await admin.ok("user_add_project", user, project);
-  }
+  for (const project of ["red", "blue"]) await admin.ok("project_create", project);
+  for (const [user, project] of [
+    ["alice", "red"],
+    ["bob", "blue"],
+    ["carol", "red"],
+  ] as const)
+    await service.addUser(user, project);
   for (const network of ["one", "two", "bridgeless"]) await alice.ok("network_create_simple", network, "red");
 }, 120_000);
 
@@ -148,7 +113,6 @@ afterAll(async () => {
   const [ended] = await Promise.allSettled([server?.stop()]);
   await lab?.run("umount", small);
   await lab?.stop();
-  await ip("netns", "del", netns).catch(() => {});
   home.remove();
   if (ended.status === "rejected") throw ended.reason;
 }, 60_000);
@@ -162,7 +126,7 @@ async function vnc(target: number | string, password: string, env: Record<string
     await lab.must("sh", script, process.execPath, "--no-env-file", join(import.meta.dir, "../support/vnc-client.ts"), String(target))
   ).trim();
 }
-const socketOf = (name: string) => `ws://127.0.0.1:${port}/headnode/${name}/vnc`;
+const socketOf = (name: string) => `ws://127.0.0.1:${service.port}/headnode/${name}/vnc`;
 
 test("from its creation to its deletion, with its display and an edit between", async () => {
   expect(await alice.ok("list_headnode_images")).toBe("base-headnode\nnot-there\ntoo-big\n");
@@ -200,11 +164,11 @@ test("from its creation to its deletion, with its display and an edit between", 
   await admin.ok("user_remove_project", "carol", "red");
   expect(await vnc(socketOf("hn"), password, credentials)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(socketOf("hn"), "wrong-pw", credentials)).toMatch(/^refused/);
-  expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: `http://127.0.0.1:${port}` })).toMatch(/^ok/);
+  expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: `http://127.0.0.1:${service.port}` })).toMatch(/^ok/);
   expect(await vnc(socketOf("hn"), password, { ...credentials, ORIGIN: "http://evil.example" })).toBe("closed");
   expect(await vnc(socketOf("hn"), password, { HAAS_CREDENTIALS: `bob:${secrets.bob}` })).toBe("closed");
   expect(await vnc(socketOf("hn"), password)).toBe("closed");
-  const shownToViewers = Bun.spawn(argvOf("alice", ["headnode_vnc", "hn", "--json"]), {
+  const shownToViewers = Bun.spawn(service.argvOf("alice", ["headnode_vnc", "hn", "--json"]), {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "inherit",
@@ -371,7 +335,7 @@ describe("a step that fails is undone, and says why", () => {
   test("a server killed while it clones", async () => {
     await fresh("h8");
     plan("--original", "hang");
-    const starting = start("alice", ["headnode_start", "h8"]);
+    const starting = service.start("alice", ["headnode_start", "h8"]);
     const deadline = Date.now() + boundMs;
     while (!existsSync(join(plans, "hanging")) && Date.now() < deadline) await Bun.sleep(20);
     expect([(await machines()).length, storage().length]).toEqual([1, 1]);
@@ -417,7 +381,7 @@ describe("what happens behind the back of haas is noticed", () => {
     // A name goes into the machine's description, and nowhere else.
     const name = `<&> "h' $(id) --x`;
     await alice.ok("headnode_create", name, "red", "base-headnode");
-    const ran = await Promise.all([1, 2, 3].map(() => start("alice", ["headnode_start", name])));
+    const ran = await Promise.all([1, 2, 3].map(() => service.start("alice", ["headnode_start", name])));
     expect(ran.map(({ status, err }) => [status, err])).toEqual([0, 0, 0].map((status) => [status, ""]));
     const [machine, ...more] = await machines();
     expect(more).toEqual([]);

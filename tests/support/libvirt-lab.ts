@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CommandResult, runCommand } from "../../src/hardware/command.ts";
+import { isRunning } from "./processes.ts";
 
 // A real libvirtd with QEMU (software emulation), in a mount namespace of its own: all of its files are in a scratch
 // directory, and its sockets are where `virsh` looks for them. So two tests don't meet, and nothing is left behind.
@@ -16,14 +17,14 @@ export interface LibvirtLab {
   /** End libvirtd as a crash would; `start` brings it back. Machines go on running. */
   kill(): Promise<void>;
   start(): Promise<void>;
-  /** Ends everything, the machines as well. */
+  /** Ends everything, the machines and the network namespace as well. */
   stop(): Promise<void>;
 }
 
 export interface LibvirtOptions {
   /** A scratch directory of its own; images may lie in it. */
   readonly dir: string;
-  /** A network namespace that exists. */
+  /** The name of a network namespace, which is made for it. */
   readonly netns: string;
   /** For libvirtd and what it runs, such as OVS_RUNDIR. */
   readonly env?: Readonly<Record<string, string>>;
@@ -40,12 +41,19 @@ const places = ["/run/libvirt", "/var/lib/libvirt", "/etc/libvirt", "/var/log/li
 const qemuConf = 'user = "root"\ngroup = "root"\nremember_owner = 0\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\n';
 const libvirtdConf = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_group = "root"\n';
 
+async function ip(...argv: string[]): Promise<void> {
+  const { exitCode, stderr } = await runCommand({ argv: ["ip", ...argv], timeoutMs: 10_000, maxOutputBytes: 65_536 });
+  if (exitCode !== 0) throw new Error(`ip ${argv.join(" ")}: ${stderr}`);
+}
+
 export async function startLibvirt({ dir, netns, env = {} }: LibvirtOptions): Promise<LibvirtLab> {
   const at = (place: string) => join(dir, place.slice(1).replaceAll("/", "-"));
   for (const place of places) mkdirSync(at(place), { recursive: true });
   mkdirSync(join(at("/etc/libvirt"), "nwfilter"), { recursive: true });
   writeFileSync(join(at("/etc/libvirt"), "qemu.conf"), qemuConf);
   writeFileSync(join(dir, "libvirtd.conf"), libvirtdConf);
+  await ip("netns", "add", netns);
+  await ip("-n", netns, "link", "set", "lo", "up");
   const mounts = places.map((place) => `mkdir -p ${place}; mount --bind ${at(place)} ${place}`).join("; ");
   // Holds the namespace. No process id namespace: signals to what runs in it must arrive.
   const script = `mount --make-rprivate / && ${mounts}; echo ready; exec sleep infinity`;
@@ -90,6 +98,7 @@ export async function startLibvirt({ dir, netns, env = {} }: LibvirtOptions): Pr
         process.kill("SIGKILL");
         await process.exited;
       }
+      await ip("netns", "del", netns).catch(() => {});
     },
   };
   try {
@@ -118,15 +127,6 @@ async function end(pidFile: string): Promise<void> {
     for (let i = 0; i < 200 && isRunning(pid); i++) await Bun.sleep(pollMs);
   } catch {
     // It has ended.
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return !"ZX".includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
-  } catch {
-    return false;
   }
 }
 
