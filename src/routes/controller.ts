@@ -1,5 +1,6 @@
 import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
+import type { Caller } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Tunnel } from "../tunnel.ts";
@@ -78,6 +79,10 @@ export const queued = {
 /** An answer whose JSON text is there already. */
 export const json = (text: string) => new Response(text, { headers: { "content-type": "application/json" } });
 
+/** Who sent a request, as things are now. */
+export const callerOf = async (ctx: Context, request: Request): Promise<Caller> =>
+  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.address ?? "");
+
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
   return (
@@ -85,8 +90,8 @@ export function controller(ctx: Context) {
       // Authentication comes before what is wrong with the body.
       .onParse(({ request }) => readText(request).catch((error: unknown) => new Unreadable(error)))
       .derive(async ({ request }) => {
+        const caller = await callerOf(ctx, request);
         const facts = factsOf.get(request);
-        const caller = await ctx.authenticator.authenticate(request.headers.get("authorization"), facts?.address ?? "");
         if (facts) facts.user = caller.user;
         return { caller };
       })

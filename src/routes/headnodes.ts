@@ -3,7 +3,7 @@ import type { Context } from "../context.ts";
 import * as headnodes from "../inventory/headnodes.ts";
 import { HeadnodeError, messageOf, notPermitted, validation } from "../errors.ts";
 import { Tunnel } from "../tunnel.ts";
-import { controller, empty, factsOf, label, names, nothing, object, reference, responses } from "./controller.ts";
+import { callerOf, controller, empty, factsOf, label, names, nothing, object, reference, responses } from "./controller.ts";
 
 const detail = { tags: ["Headnodes"] };
 const headnode = label("Name of the headnode", "hn1");
@@ -117,11 +117,7 @@ export const headnodeRoutes = (ctx: Context) =>
           throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);
         });
         // The right to it may be taken away meanwhile.
-        const authorization = request.headers.get("authorization");
-        const address = factsOf.get(request)?.address ?? "";
-        tunnel.keepWhile(async () =>
-          headnodes.getHeadnode(ctx.db, await ctx.authenticator.authenticate(authorization, address), params.headnode),
-        );
+        tunnel.keepWhile(async () => headnodes.getHeadnode(ctx.db, await callerOf(ctx, request), params.headnode));
         const binary =
           request.headers
             .get("sec-websocket-protocol")

@@ -91,11 +91,11 @@ export class Domain {
    * carries (virt-install's channel and USB redirection) goes: libvirt refuses it without one.
    */
   set vncPassword(password: string) {
-    const isSpice = (node: XmlNode) => attribute(node, "type")?.startsWith("spice") === true && !isA("graphics")(node);
-    this.#devices.splice(0, this.#devices.length, ...this.#devices.filter((node) => !isSpice(node)));
     const listen = element("listen", { type: "address", address: "127.0.0.1" });
     const graphics = element("graphics", { type: "vnc", port: "-1", autoport: "yes", listen: "127.0.0.1", passwd: password }, [listen]);
     this.#replace(this.#devices, "graphics", [graphics]);
+    const rest = this.#devices.filter((node) => !attribute(node, "type")?.startsWith("spice"));
+    this.#devices.splice(0, this.#devices.length, ...rest);
   }
 
   /** What each interface is on, in order. */

@@ -42,7 +42,10 @@ export interface HeadnodeDriver {
    * Refuses to touch a machine or storage of that name which is there already.
    */
   create(headnode: HeadnodeTarget): Promise<void>;
-  /** Bring the machine's interfaces and display to what the target says, and start it; no effect when it runs. */
+  /**
+   * Bring the machine's interfaces and display to what the target says, and start it; where that fails, it is off. One that
+   * runs stays as it is, and it is an error when it is on other networks.
+   */
   start(headnode: HeadnodeTarget): Promise<void>;
   /** Power off hard, and take the machine off all networks until its next start; no effect when it is absent. */
   stop(headnode: HeadnodeTarget): Promise<void>;
