@@ -93,22 +93,22 @@ async function until(what: string, holds: () => boolean): Promise<void> {
 const shows = (name: string, words: string) => until(`'${words}' of ${name}`, () => consoleOf(name).includes(words));
 
 /** Switch a machine on. */
-function start(name: string, mac: string, ...more: string[]): void {
+function start(name: string, mac: string, ...more: string[]): Bun.Subprocess {
   const folder = join(site.dir, name);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "disk.img"), "");
   truncateSync(join(folder, "disk.img"), 64 * 1024 * 1024);
-  machines.push(
-    Bun.spawn(
-      [
-        ...["ip", "netns", "exec", netns, "qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-display", "none", "-monitor", "none"],
-        ...["-serial", `file:${folder}/console.log`, "-drive", `file=${folder}/disk.img,if=none,id=disk,format=raw,cache=unsafe`],
-        ...["-device", "virtio-blk-pci,drive=disk,bootindex=2", "-netdev", `tap,id=nic,ifname=${name},script=no,downscript=no`],
-        ...more.map((word) => word.replace("NIC", `virtio-net-pci,netdev=nic,mac=${mac},bootindex=1`)),
-      ],
-      { stdio: ["ignore", "ignore", "inherit"] },
-    ),
+  const machine = Bun.spawn(
+    [
+      ...["ip", "netns", "exec", netns, "qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-display", "none", "-monitor", "none"],
+      ...["-serial", `file:${folder}/console.log`, "-drive", `file=${folder}/disk.img,if=none,id=disk,format=raw,cache=unsafe`],
+      ...["-device", "virtio-blk-pci,drive=disk,bootindex=2", "-netdev", `tap,id=nic,ifname=${name},script=no,downscript=no`],
+      ...more.map((word) => word.replace("NIC", `virtio-net-pci,netdev=nic,mac=${mac},bootindex=1`)),
+    ],
+    { stdio: ["ignore", "ignore", "inherit"] },
   );
+  machines.push(machine);
+  return machine;
 }
 
 const status = async (name: string) => (await site.status()).find(({ machine }) => machine === name);
@@ -118,7 +118,7 @@ test("UEFI loads iPXE over TFTP, installs once, and is let go on to what its boo
   await site.ok("arm", "uefi", "--profile", "tiny");
   copyFileSync("/usr/share/OVMF/OVMF_VARS_4M.fd", join(site.dir, "vars.fd"));
   const flash = (path: string, more: string) => ["-drive", `if=pflash,format=raw,file=${path}${more}`];
-  start(
+  const machine = start(
     "uefi",
     "52:54:00:cc:00:02",
     ...["-machine", "q35", ...flash("/usr/share/OVMF/OVMF_CODE_4M.fd", ",readonly=on"), ...flash(join(site.dir, "vars.fd"), "")],
@@ -131,6 +131,9 @@ test("UEFI loads iPXE over TFTP, installs once, and is let go on to what its boo
   // (What it names next are the same card's other three ways of booting, minutes before the disk.)
   await shows("uefi", "BdsDxe: failed to start");
   expect(await status("uefi")).toMatchObject({ state: "done", boots: 1 });
+  // It would go on asking for its boot loader.
+  machine.kill("SIGKILL");
+  await machine.exited;
   await serving.stop();
 }, 200_000);
 
