@@ -385,7 +385,7 @@ describe("a device without bounds", () => {
   const quick = consoleDriver(dellN3000Profile);
   const limits = { connectTimeoutMs: 1_500, commandTimeoutMs: 300 };
   const settings = { username: "admin", password: secrets.console, transport: "telnet", dummy_vlan: 2222 };
-  const drip = (socket: Socket, text: string) => {
+  const drip = (socket: Socket, text: string | Buffer) => {
     const timer = setInterval(() => socket.writable && socket.write(text), 20);
     closing.push(() => clearInterval(timer));
   };
@@ -394,7 +394,19 @@ describe("a device without bounds", () => {
     ["drips before the login", (socket: Socket) => drip(socket, "x"), "no prompt in time"],
     ["floods", (socket: Socket) => drip(socket, "y".repeat(1_000_000)), /without end|no prompt in time/],
     ["floods without a line end", (socket: Socket) => drip(socket, "y".repeat(5_000)), /without end/],
-    ["negotiates for ever", (socket: Socket) => drip(socket, "\xff\xfb\x01\xff\xfd\x18\xff\xfa\x18\x01\xff\xf0"), "no prompt in time"],
+    [
+      "negotiates for ever",
+      (socket: Socket) => drip(socket, Buffer.from("\xff\xfb\x01\xff\xfd\x18\xff\xfa\x18\x01\xff\xf0", "latin1")),
+      "no prompt in time",
+    ],
+    [
+      "says why not and is gone before it is answered",
+      (socket: Socket) => {
+        socket.write(Buffer.from("\xff\xfb\x01\xff\xfb\x03\xff\xfd\x18\r\nUser session limit reached\r\n", "latin1"));
+        socket.resetAndDestroy();
+      },
+      "it said 'User session limit reached'",
+    ],
     [
       "begins a negotiation that never ends",
       (socket: Socket) => socket.write(Buffer.from([255, 250, ...Array.from({ length: 100_000 }, () => 1)])),

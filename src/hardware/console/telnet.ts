@@ -25,12 +25,7 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
     const timer = setTimeout(() => giveUp(silent), endpoint.timeoutMs);
     endpoint.signal?.addEventListener("abort", () => giveUp("the connection was given up"));
     let answers = 0;
-    const negotiation = new Negotiation((bytes) => {
-      if (++answers > answersLimit) {
-        incoming.end("the device negotiates without end");
-        socket.destroy();
-      } else socket.write(bytes);
-    });
+    const negotiation = new Negotiation();
     socket.on("connect", () => {
       clearTimeout(timer);
       socket.setKeepAlive(true, 10_000);
@@ -45,7 +40,18 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
         },
       });
     });
-    socket.on("data", (bytes: Buffer) => incoming.push(negotiation.filter(bytes)));
+    socket.on("data", (bytes: Buffer) => {
+      const { text, replies } = negotiation.filter(bytes);
+      incoming.push(text);
+      answers += replies.length;
+      if (answers > answersLimit) {
+        incoming.end("the device negotiates without end");
+        socket.destroy();
+      } else if (replies.length > 0) {
+        // Not before what is there was read: a device that refuses hangs up behind its words, and a write that fails loses them.
+        setImmediate(() => socket.writable && socket.write(Buffer.concat(replies)));
+      }
+    });
     socket.on("error", (error) => {
       clearTimeout(timer);
       const why = connectionProblem(error, endpoint);
@@ -56,20 +62,21 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
   });
 }
 
-/** Takes telnet's commands out of what arrives, and answers them. */
+/** Takes telnet's commands out of what arrives, and knows the answers to them. */
 class Negotiation {
   #state: "data" | "return" | "command" | "option" | "sub" | "subCommand" = "data";
   #verb = 0;
   #sub: number[] = [];
   /** What was agreed already: to answer that again would never end. */
   readonly #settled = new Set<string>();
+  #replies: Uint8Array[] = [];
 
-  constructor(readonly send: (bytes: Uint8Array) => void) {}
-
-  filter(bytes: Uint8Array): Uint8Array {
+  filter(bytes: Uint8Array): { text: Uint8Array; replies: Uint8Array[] } {
     const text: number[] = [];
     for (const byte of bytes) this.#take(byte, text);
-    return Uint8Array.from(text);
+    const replies = this.#replies;
+    this.#replies = [];
+    return { text: Uint8Array.from(text), replies };
   }
 
   #take(byte: number, text: number[]): void {
@@ -102,7 +109,7 @@ class Negotiation {
       case "subCommand":
         this.#state = byte === SE ? "data" : "sub";
         if (byte === SE && this.#sub[0] === terminalType && this.#sub[1] === SEND) {
-          this.send(Uint8Array.from([IAC, SB, terminalType, IS, ...Buffer.from("vt100"), IAC, SE]));
+          this.#replies.push(Uint8Array.from([IAC, SB, terminalType, IS, ...Buffer.from("vt100"), IAC, SE]));
         }
         return;
       default:
@@ -114,12 +121,12 @@ class Negotiation {
     const key = `${verb} ${option}`;
     if (this.#settled.has(key)) return;
     this.#settled.add(key);
-    const say = (answer: number) => this.send(Uint8Array.from([IAC, answer, option]));
+    const say = (answer: number) => this.#replies.push(Uint8Array.from([IAC, answer, option]));
     if (verb === WILL) say(option === echo || option === suppressGoAhead ? DO : DONT);
     else if (verb === DO) {
       const willing = option === suppressGoAhead || option === terminalType || option === windowSize;
       say(willing ? WILL : WONT);
-      if (option === windowSize) this.send(Uint8Array.from([IAC, SB, windowSize, columns >> 8, columns & 255, 0, 0, IAC, SE]));
+      if (option === windowSize) this.#replies.push(Uint8Array.from([IAC, SB, windowSize, columns >> 8, columns & 255, 0, 0, IAC, SE]));
     }
     // WONT and DONT say what holds anyway, unless it was agreed otherwise before.
     else if (this.#settled.delete(`${verb === WONT ? WILL : DO} ${option}`)) say(verb === WONT ? DONT : WONT);
