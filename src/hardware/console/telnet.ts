@@ -48,8 +48,8 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
         incoming.end("the device negotiates without end");
         socket.destroy();
       } else if (replies.length > 0) {
-        // Not before what is there was read: a device that refuses hangs up behind its words, and a write that fails loses them.
-        setImmediate(() => socket.writable && socket.write(Buffer.concat(replies)));
+        // In one write: a device that refuses hangs up behind its words, and a second write, which fails, may lose them.
+        socket.write(Buffer.concat(replies));
       }
     });
     socket.on("error", (error) => {
