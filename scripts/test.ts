@@ -47,16 +47,6 @@ async function runTests(): Promise<{ passed: number; failed: number }> {
   const directory = mkdtempSync(join(tmpdir(), "haas-suite-"));
   const findings = join(directory, "secrets");
   const watcher = Bun.spawn([bun, "tests/support/secret-watch.ts", findings], { stdio: ["ignore", "inherit", "inherit"] });
-  const failures: string[] = [];
-  let sinceVerdict: string[] = [];
-  let inSummary = false;
-  const remember = (line: string) => {
-    inSummary ||= /^\d+ tests? failed:/.test(line);
-    if (inSummary) return;
-    sinceVerdict = [...sinceVerdict, line].slice(-80);
-    if (line.startsWith("(fail)")) failures.push(sinceVerdict.join("\n"));
-    if (/^\((pass|fail)\)/.test(line)) sinceVerdict = [];
-  };
   try {
     const tests = Bun.spawn([bun, "test", "--parallel=2", "--timeout", "60000", ...only], {
       stdin: "ignore",
@@ -65,18 +55,12 @@ async function runTests(): Promise<{ passed: number; failed: number }> {
     });
     const decoder = new TextDecoder();
     let text = "";
-    let rest = "";
     for await (const chunk of tests.stderr) {
       process.stderr.write(chunk);
-      const words = decoder.decode(chunk, { stream: true });
-      text = (text + words).slice(-20_000);
-      const lines = (rest + words).split("\n");
-      rest = lines.pop()!;
-      lines.forEach(remember);
+      text += decoder.decode(chunk, { stream: true });
     }
     const exitCode = await tests.exited;
-    // Said again here, because what is kept of a long log is its end.
-    if (failures.length > 0) console.error(`\nWhy they failed:\n${failures.join("\n\n")}\n`);
+    printFailures(text);
     const count = (what: string) =>
       Number(new RegExp(`^\\s*(\\d+) ${what}`, "m").exec(text.slice(text.lastIndexOf(" pass") - 20))?.[1] ?? 0);
     let [passed, failed] = [count("pass"), count("fail")];
@@ -94,5 +78,14 @@ async function runTests(): Promise<{ passed: number; failed: number }> {
   } finally {
     watcher.kill("SIGKILL");
     rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Why tests failed, once more: what is kept of a long log is its end. */
+function printFailures(text: string): void {
+  const verdicts = text.split(/^\d+ tests? failed:$/m)[0]!.split(/^(\((?:pass|fail)\).*)$/m);
+  for (const [i, verdict] of verdicts.entries()) {
+    if (!verdict.startsWith("(fail)")) continue;
+    console.error(`\nWhy: ${verdict}\n${verdicts[i - 1]!.split("\n").slice(-80).join("\n")}`);
   }
 }
