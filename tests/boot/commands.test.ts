@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { run } from "../support/binary.ts";
 import { scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 import { haas, recordingServer } from "../cli/haas.ts";
 import { macOf, makeSite, nodeSecret, type Site } from "./site.ts";
 
@@ -159,11 +160,8 @@ describe("boot.toml that can't be used: one line, exit 2", () => {
 test("profiles and nodes are read again while it serves; a wrong file changes nothing", async () => {
   const good = readFileSync(join(site.dir, "boot.toml"), "utf8");
   const serving = await site.serve();
-  const said = async (words: string) => {
-    for (const end = Date.now() + 10_000; !serving.log().includes(words); await Bun.sleep(20)) {
-      if (Date.now() > end) throw new Error(`'${words}' is not in the log: ${serving.log()}`);
-    }
-  };
+  const until = untilWithin(10_000, () => serving.log());
+  const said = (words: string) => until(`'${words}' is in the log`, () => serving.log().includes(words));
   site.write("boot.toml", "port = ");
   await said("the configuration is wrong, and stays as it was");
   site.write("boot.toml", good);

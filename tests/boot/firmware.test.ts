@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { runCommand } from "../../src/hardware/command.ts";
+import { untilWithin } from "../support/until.ts";
 import { makeSite, type Serving, type Site } from "./site.ts";
 
 // The boot loaders that `haas boot serve` gives away, in real firmware: BIOS (SeaBIOS) gets lpxelinux.0, UEFI (OVMF) an
@@ -83,15 +84,10 @@ function given(): string[] {
   return [...new Set(names)].filter((name) => name !== "ldlinux.c32");
 }
 
-async function until(what: string, holds: () => boolean): Promise<void> {
-  for (const end = Date.now() + boundMs; !holds(); await Bun.sleep(100)) {
-    if (Date.now() < end) continue;
-    const logs = [consoleOf("uefi"), consoleOf("bios"), serving.log(), given().join(" ")];
-    throw new Error(`${what} did not come:\n${logs.map((text) => text.slice(-2000)).join("\n")}`);
-  }
-}
-
-const shows = (name: string, words: string) => until(`'${words}' of ${name}`, () => consoleOf(name).includes(words));
+const until = untilWithin(boundMs, () =>
+  [consoleOf("uefi"), consoleOf("bios"), serving.log(), given().join(" ")].map((text) => text.slice(-2000)).join("\n"),
+);
+const shows = (name: string, words: string) => until(`${name} shows '${words}'`, () => consoleOf(name).includes(words));
 
 /** Switch a machine on. */
 function start(name: string, mac: string, ...more: string[]): Bun.Subprocess {
@@ -157,7 +153,7 @@ test("BIOS loads lpxelinux.0 over TFTP, installs once, and boots from its disk",
   await shows("bios", "bios runs from its disk.");
   expect(await status("bios")).toMatchObject({ state: "done", boots: 1 });
   const loads = ["lpxelinux.0", "pxelinux.cfg/01-52-54-00-cc-00-01", "pxelinux.cfg/default"];
-  await until("the last file", () => given().length >= loads.length);
+  await until("the last file is given", () => given().length >= loads.length);
   expect(given()).toEqual(loads);
   await serving.stop();
 }, 200_000);

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { run } from "../support/binary.ts";
+import { untilWithin } from "../support/until.ts";
 import { macOf, makeSite, type Serving, type Site } from "./site.ts";
 import { swarmProgram } from "./swarm.ts";
 
@@ -59,11 +60,8 @@ afterAll(async () => {
   removeNamespaces();
 });
 
-async function said(words: string): Promise<void> {
-  for (const end = Date.now() + 20_000; !serving.log().includes(words); await Bun.sleep(10)) {
-    if (Date.now() > end) throw new Error(`'${words}' is not in the log: ${serving.log()}`);
-  }
-}
+const until = untilWithin(20_000, () => serving.log());
+const said = (words: string) => until(`'${words}' is in the log`, () => serving.log().includes(words));
 
 /** The dnsmasq of this test, by its configuration's name. */
 function dnsmasq(): number[] {
@@ -80,11 +78,7 @@ function dnsmasq(): number[] {
     .map(Number);
 }
 
-async function gone(): Promise<void> {
-  for (const end = Date.now() + 10_000; site && dnsmasq().length > 0; await Bun.sleep(10)) {
-    if (Date.now() > end) throw new Error("dnsmasq is still there");
-  }
-}
+const gone = () => untilWithin(10_000)("dnsmasq is gone", () => !site || dnsmasq().length === 0);
 
 /** Ask for an address as firmware of this architecture would: what it is told. */
 async function dhcp(mac: string, options: string[]): Promise<Record<string, string>> {
@@ -184,9 +178,7 @@ test("dnsmasq is started again when it ends, and ends with the server, however t
   const [first] = dnsmasq();
   process.kill(first!, "SIGKILL");
   await said("dnsmasq ended; it is started again");
-  for (const end = Date.now() + 20_000; dnsmasq().length === 0 || dnsmasq()[0] === first; await Bun.sleep(10)) {
-    if (Date.now() > end) throw new Error(`dnsmasq is not started again: ${serving.log()}`);
-  }
+  await until("dnsmasq is started again", () => dnsmasq().length > 0 && dnsmasq()[0] !== first);
   await serving.kill();
   await gone();
   serving = await site.serve();

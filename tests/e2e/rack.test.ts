@@ -8,6 +8,7 @@ import { freePort } from "../support/postgres.ts";
 import { isRunning } from "../support/processes.ts";
 import { secrets } from "../support/secrets.ts";
 import { scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // A rack from its registration to its emptying, by the compiled program's command line alone: three nodes
 // with real BMCs, on a real Open vSwitch. Every test goes on from where the one before it left off.
@@ -119,13 +120,7 @@ afterAll(async () => {
   if (failed) throw failed.reason;
 }, 120_000);
 
-async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
-  const deadline = Date.now() + boundMs;
-  while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error(`not within ${boundMs} ms: ${what}`);
-    await Bun.sleep(50);
-  }
-}
+const until = untilWithin(boundMs);
 
 /** Not at the first try: an address that was asked for in vain a moment ago is asked for again only after a second. */
 const reaches = (from: string, to: string) => until(`a ping from ${from} to ${to} is answered`, () => lab.ping(from, to));

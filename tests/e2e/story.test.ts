@@ -7,6 +7,7 @@ import { makeHeadnodeImage } from "../support/headnode-image.ts";
 import { type LabService, makeLabService } from "../support/lab-service.ts";
 import { type LibvirtLab, startLibvirt } from "../support/libvirt-lab.ts";
 import { scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // From an empty rack to installed machines, by the compiled program alone: an Open vSwitch, five nodes that are virtual
 // machines with BMCs, a headnode that haas makes and that serves DHCP, `haas boot serve`, two projects. One network
@@ -42,13 +43,7 @@ const bob = as("bob");
 const consolePath = (node: string) => join(rack, node, "console.log");
 const consoleOf = (node: string) => (existsSync(consolePath(node)) ? readFileSync(consolePath(node), "latin1") : "");
 
-async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + boundMs;
-  while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error(`not within ${boundMs} ms: ${what}\n${evidence()}`);
-    await Bun.sleep(200);
-  }
-}
+const until = untilWithin(boundMs, evidence, 200);
 
 /** What to look at when something did not happen. */
 function evidence(): string {

@@ -8,11 +8,13 @@ import { consoleVendors, portNames, registration, startEmulator, type Vendor, ve
 import { secrets } from "../support/secrets.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // Names that would like to be commands, through the HTTP API of a whole server: refused, or harmless. What
 // reaches a switch is told by the switch.
 
 const boundMs = 20_000;
+const until = untilWithin(boundMs);
 
 /** What could end a line, begin another command, complete or edit one, leave a URL, a quotation or an element of XML. */
 const control = [
@@ -475,7 +477,10 @@ async function drive(vendor: Vendor, vlans: Vlans): Promise<Record<string, strin
   const step = async (name: (typeof steps)[number], holds: PortState, work: () => Promise<unknown>) => {
     emulator.received.length = 0;
     await work();
-    await until(async () => (await ok("GET", `/switch/${seg(sw)}/reconcile`)).pending.length === 0 && emulator.sessions.now === 0);
+    await until(
+      `${sw} is at rest`,
+      async () => (await ok("GET", `/switch/${seg(sw)}/reconcile`)).pending.length === 0 && emulator.sessions.now === 0,
+    );
     sent[name] = [...emulator.received];
     expect([vendor, name, emulator.port(label)]).toEqual([vendor, name, holds]);
   };
@@ -521,10 +526,3 @@ test("no name has made a line of the log of its own", () => {
   const strings = { time: expect.any(String), level: expect.any(String), message: expect.any(String) };
   for (const line of lines) expect(JSON.parse(line)).toMatchObject(strings);
 });
-
-async function until(holds: () => Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + boundMs; !(await holds());) {
-    if (Date.now() > deadline) throw new Error(`Not within ${boundMs} ms: ${String(holds)}`);
-    await Bun.sleep(20);
-  }
-}

@@ -6,6 +6,7 @@ import { type LabService, makeLabService } from "../support/lab-service.ts";
 import { type LibvirtLab, makeBaseImage, startLibvirt } from "../support/libvirt-lab.ts";
 import { secrets } from "../support/secrets.ts";
 import { scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // Headnodes on a real libvirtd with QEMU, by the compiled program's command line, in namespaces of their own.
 
@@ -16,7 +17,7 @@ const images = join(home.path, "images");
 const small = join(home.path, "small");
 const config = join(home.path, "haas.cfg");
 const plans = join(home.path, "plans");
-const boundMs = 30_000;
+const until = untilWithin(30_000);
 let lab: LibvirtLab;
 let service: LabService;
 let server: Served;
@@ -160,7 +161,7 @@ test("from its creation to its deletion, with its display and an edit between", 
   const lasting = vnc(socketOf("hn"), password, { ...credentials, HOLD_MS: "12000" });
   const opened = join(home.path, "opened");
   const left = vnc(socketOf("hn"), password, { HAAS_CREDENTIALS: `carol:${secrets.carol}`, HOLD_MS: "18000", OPENED: opened });
-  while (!existsSync(opened)) await Bun.sleep(20);
+  await until("her display is open", () => existsSync(opened));
   await admin.ok("user_remove_project", "carol", "red");
   expect(await vnc(socketOf("hn"), password, credentials)).toMatch(/^ok \d+x\d+ QEMU/);
   expect(await vnc(socketOf("hn"), "wrong-pw", credentials)).toMatch(/^refused/);
@@ -336,15 +337,13 @@ describe("a step that fails is undone, and says why", () => {
     await fresh("h8");
     plan("--original", "hang");
     const starting = service.start("alice", ["headnode_start", "h8"]);
-    const deadline = Date.now() + boundMs;
-    while (!existsSync(join(plans, "hanging")) && Date.now() < deadline) await Bun.sleep(20);
+    await until("it clones", () => existsSync(join(plans, "hanging")));
     expect([(await machines()).length, storage().length]).toEqual([1, 1]);
     process.kill(server.pid, "SIGKILL");
     expect((await starting).status).toBe(1);
     unplan();
     await startServer();
-    const until = Date.now() + boundMs;
-    while ((await alice.show("h8")).state !== "new" && Date.now() < until) await Bun.sleep(50);
+    await until("h8 is new again", async () => (await alice.show("h8")).state === "new");
     await isAsBefore("h8");
     await alice.ok("headnode_start", "h8");
     expect(await alice.show("h8")).toMatchObject({ state: "on" });

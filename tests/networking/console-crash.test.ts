@@ -9,6 +9,7 @@ import { isConsole, onEveryLine, portNames, registration, startEmulator, type Ve
 import { freePort } from "../support/postgres.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // haas is killed again and again while it changes ports of emulated switches, which live in this process and
 // survive. The database has triggers of the test's own, so what happened to each action is known from the
@@ -160,11 +161,10 @@ test(
     }
     const database = openDatabase();
     const pending = (vendor = "%") => pendingOn(database, vendor);
+    const pendingActions = "select * from networking_action where status = 'PENDING'";
+    const until = untilWithin(settleTimeoutMs, () => `pending: ${JSON.stringify(database.query(pendingActions).all())}`);
     // New ports are brought to nothing first.
-    await until(
-      () => pending() === 0,
-      () => "the new ports are not set up",
-    );
+    await until("the new ports are set up", () => pending() === 0);
 
     let lines = 0;
     let failed = false;
@@ -245,10 +245,7 @@ test(
     const losePower = async () => {
       lostPower = true;
       paused = unsaved;
-      await until(
-        () => underWay === 0 && pending(unsaved) === 0,
-        () => "the switch does not come to rest",
-      );
+      await until("the switch comes to rest", () => underWay === 0 && pending(unsaved) === 0);
       lawless = unsaved;
       const { emulator } = switches.find(({ vendor }) => vendor === unsaved)!;
       emulator.powerCycle();
@@ -275,10 +272,7 @@ test(
     expect(refused).toEqual([]);
     expect(killed).toBeGreaterThanOrEqual(kills);
     expect(new Set(accepted).size).toBe(accepted.length);
-    await until(
-      () => pending() === 0,
-      () => `still pending: ${JSON.stringify(database.query("select * from networking_action where status = 'PENDING'").all())}`,
-    );
+    await until("nothing is pending", () => pending() === 0);
     for (const { emulator } of switches) emulator.behaviour.fault = null;
     expect(trespasses).toEqual([]);
     await expectDoneOnce(database, accepted, unknown);
@@ -523,12 +517,4 @@ function inOrder(events: readonly string[]): string[] {
     else runs.push([event]);
   }
   return runs.flatMap((run) => run.sort());
-}
-
-async function until(holds: () => boolean, otherwise: () => string): Promise<void> {
-  const deadline = Date.now() + settleTimeoutMs;
-  while (!holds()) {
-    if (Date.now() > deadline) throw new Error(otherwise());
-    await Bun.sleep(50);
-  }
 }

@@ -5,6 +5,7 @@ import { type OvsLab, startOvs } from "../support/ovs-lab.ts";
 import { freePort } from "../support/postgres.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
 
 // haas is killed again and again while changes flow to a real Open vSwitch. The database has triggers of
 // the test's own, so what happened to each action is known from the database itself.
@@ -146,11 +147,10 @@ test(
 
     const pending = () =>
       database.query<{ n: number }, []>("select count(*) as n from networking_action where status = 'PENDING'").get()!.n;
+    const pendingActions = "select * from networking_action where status = 'PENDING'";
+    const until = untilWithin(settleTimeoutMs, () => `pending: ${JSON.stringify(database.query(pendingActions).all())}`);
     // New ports are brought to nothing first.
-    await until(
-      () => pending() === 0,
-      () => "the new ports are not set up",
-    );
+    await until("the new ports are set up", () => pending() === 0);
 
     const accepted: string[] = [];
     const refused: string[] = [];
@@ -211,10 +211,7 @@ test(
     expect(accepted.length).toBeGreaterThanOrEqual(actionsWanted);
     expect(new Set(accepted).size).toBe(accepted.length);
 
-    await until(
-      () => pending() === 0,
-      () => `still pending: ${JSON.stringify(database.query("select * from networking_action where status = 'PENDING'").all())}`,
-    );
+    await until("nothing is pending", () => pending() === 0);
 
     // Each that was accepted is DONE as the API tells it, and got there once, by the database's own account.
     for (const id of accepted)
@@ -302,14 +299,6 @@ async function compare(database: Database): Promise<number> {
     expect({ label, ...onSwitch.get(label) }).toEqual({ label, ...columnsFor(native, tagged) });
   }
   return idle.length;
-}
-
-async function until(holds: () => boolean, otherwise: () => string): Promise<void> {
-  const deadline = Date.now() + settleTimeoutMs;
-  while (!holds()) {
-    if (Date.now() > deadline) throw new Error(otherwise());
-    await Bun.sleep(50);
-  }
 }
 
 interface Columns {

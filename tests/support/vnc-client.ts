@@ -4,7 +4,8 @@ import { connect } from "node:net";
 
 // `bun tests/support/vnc-client.ts PORT|ws://…`, run where the display is: the handshake of RFB 3.8 (RFC 6143) with VNC
 // authentication, over TCP or over a WebSocket. The password is VNC_PASSWORD, HTTP credentials HAAS_CREDENTIALS, the
-// page's origin ORIGIN. It makes the file OPENED, and holds the connection for HOLD_MS. Prints `ok WIDTHxHEIGHT NAME`, `refused REASON`, `closed` or `closed early` as one line.
+// page's origin ORIGIN. It makes the file OPENED, and holds the connection for HOLD_MS. Prints `ok WIDTHxHEIGHT NAME`,
+// `refused REASON`, `closed` or `closed early` as one line.
 
 const [target = ""] = process.argv.slice(2);
 const { VNC_PASSWORD = "", HAAS_CREDENTIALS, ORIGIN, OPENED, HOLD_MS = "0" } = process.env;
