@@ -98,7 +98,7 @@ class Libvirt implements HeadnodeDriver {
     }
   }
 
-  /** Read back where a running machine is: a hook of the hypervisor may have put it elsewhere. */
+  /** Read back where a running machine is, as a hook of the hypervisor may have put it elsewhere; then it may start with the host. */
   async #confirm(headnode: HeadnodeTarget, joins: readonly Join[], advice: string): Promise<void> {
     const name = machineName(headnode);
     const actual = (await this.#describe(headnode, name))?.joins;
