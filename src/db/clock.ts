@@ -1,0 +1,32 @@
+import { readFileSync } from "node:fs";
+import { uptime } from "node:os";
+import { type RawBuilder, sql } from "kysely";
+import { type Db, isPostgres } from "./transaction.ts";
+
+/**
+ * Nothing in the database waits for longer than this, leases included. So a stored time that is further ahead comes
+ * from a clock that was set since, or from before a reboot, and counts as past.
+ */
+export const longestPauseMs = 60_000;
+
+/**
+ * The time that all processes on a database agree on, in milliseconds: PostgreSQL's own clock; on SQLite, whose
+ * processes share a machine, the time since its boot, which nobody can set. For comparing, not for showing.
+ */
+export const databaseNow = (db: Db): RawBuilder<number> =>
+  isPostgres(db) ? sql<number>`(extract(epoch from clock_timestamp()) * 1000)::bigint` : sql<number>`cast(${sinceBootMs()} as integer)`;
+
+/** Whether the time in a column, on the database's clock, has come. */
+export const isPast = (db: Db, column: string): RawBuilder<boolean> => {
+  const now = databaseNow(db);
+  return sql<boolean>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(longestPauseMs)})`;
+};
+
+function sinceBootMs(): number {
+  try {
+    // Not clock_gettime(2): what makes a process believe in another time (faketime) reaches that.
+    return Math.round(Number(readFileSync("/proc/uptime", "latin1").split(" ")[0]) * 1000);
+  } catch {
+    return Math.round(uptime() * 1000);
+  }
+}
