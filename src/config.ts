@@ -45,6 +45,8 @@ export interface Config {
     readonly sleepTimeMs: number;
     /** How often an action is tried before it ends in ERROR. */
     readonly maxTries: number;
+    /** How long a process has a switch to itself before it has to ask for more time. */
+    readonly leaseMs: number;
     /** How often the ports of every switch are compared with what they should carry; null for never. */
     readonly verifyIntervalMs: number | null;
   };
@@ -263,6 +265,7 @@ function readOptions(options: Options): Config {
         (n) => Number.isInteger(n) && n >= 1 && n <= 1000,
         "a whole number from 1 to 1000",
       ),
+      leaseMs: 1000 * options.number("network-daemon", "lease_time", 60, (s) => s >= 3 && s <= 60, "a number of seconds from 3 to 60"),
       verifyIntervalMs: verifyIntervalMs === 0 ? null : verifyIntervalMs,
     },
     maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },

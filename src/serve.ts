@@ -18,13 +18,15 @@ import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
 import { journalChannel } from "./networking/journal.ts";
-import { releaseAll } from "./networking/session.ts";
+import { hangUp, releaseAll } from "./networking/session.ts";
 import { startVerifier } from "./networking/verifier.ts";
 import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 
 // The composition root: the only file that builds databases, drivers and workers from a configuration.
 
 const requestGraceMs = 20_000;
+/** For what is under way with a switch; connections that are not made yet get none. */
+const sessionGraceMs = 8_000;
 const reconnectMs = 2_000;
 /** A database that hangs does not keep haas from ending. */
 const closeTimeoutMs = 5_000;
@@ -79,6 +81,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   });
   await untilSignal();
   log.info("stopping: finishing what is in hand");
+  hangUp(sessionGraceMs);
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
   await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
   await within(closeTimeoutMs, ctx.db.destroy());
@@ -159,6 +162,7 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
     log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
     await untilSignal();
     log.info("stopping: finishing what is in hand");
+    hangUp(sessionGraceMs);
     await Promise.all([worker.stop(), verifier?.stop(), listener?.stop()]);
     await within(closeTimeoutMs, releaseAll());
   } finally {

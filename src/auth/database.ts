@@ -1,5 +1,6 @@
 import { createHmac, randomBytes } from "node:crypto";
 import type { Db } from "../db/transaction.ts";
+import { Deadline } from "../deadline.ts";
 import { CredentialsError, HaasError } from "../errors.ts";
 import { type Authenticator, anonymous, type Caller } from "./caller.ts";
 
@@ -28,7 +29,7 @@ const prefixed = (password: string) => `haas:${password}`;
  */
 export function databaseAuthenticator(db: Db, requireAuthentication: boolean): Authenticator {
   const key = randomBytes(32);
-  const verdicts = new Map<string, { right: boolean; until: number }>();
+  const verdicts = new Map<string, { right: boolean; forgotten: Deadline }>();
   const guesses = new GuessCounter();
   const queue = new VerifyQueue();
   // For names that are no users: verifying takes as long as for one. Made at the first need.
@@ -39,7 +40,7 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
       .update(JSON.stringify([name, password, storedHash]))
       .digest("base64");
     const known = verdicts.get(digest);
-    if (known && known.until > Date.now()) return known.right;
+    if (known && !known.forgotten.passed) return known.right;
     const counters = [`account ${name}`, `address ${address}`];
     await guesses.delay(counters);
     // Counted before it is known to be wrong, so that guesses at the same time don't slip through together.
@@ -49,7 +50,7 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
       return matches && storedHash !== null;
     });
     if (verdicts.size >= cacheLimit) verdicts.clear();
-    verdicts.set(digest, { right, until: Date.now() + cacheLifeMs });
+    verdicts.set(digest, { right, forgotten: new Deadline(cacheLifeMs) });
     if (right) guesses.forget(counters);
     return right;
   }
@@ -97,7 +98,7 @@ function parseBasic(header: string): { name: string; password: string } | null {
 
 /** How many different wrong guesses were made lately, per account and per address. */
 class GuessCounter {
-  readonly #counters = new Map<string, { guesses: number; until: number }>();
+  readonly #counters = new Map<string, { guesses: number; forgotten: Deadline }>();
 
   async delay(names: readonly string[]): Promise<void> {
     const most = Math.max(...names.map((name) => this.#guesses(name)));
@@ -106,7 +107,7 @@ class GuessCounter {
 
   count(names: readonly string[]): void {
     if (this.#counters.size >= counterLimit) this.#counters.clear();
-    for (const name of names) this.#counters.set(name, { guesses: this.#guesses(name) + 1, until: Date.now() + guessLifeMs });
+    for (const name of names) this.#counters.set(name, { guesses: this.#guesses(name) + 1, forgotten: new Deadline(guessLifeMs) });
   }
 
   /** It was no guess: the account's count ends, the address's is one less. */
@@ -118,7 +119,7 @@ class GuessCounter {
 
   #guesses(name: string): number {
     const counter = this.#counters.get(name);
-    return counter && counter.until > Date.now() ? counter.guesses : 0;
+    return counter && !counter.forgotten.passed ? counter.guesses : 0;
   }
 }
 

@@ -67,6 +67,7 @@ const restful = ["brocade", "dellnos9"];
 /** What to do about a failure; the words of the failure tell more than the step in which it came. */
 function hints(label: string, type: string, step: string, error: string): string[] {
   const anew = `A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete ${label}).`;
+  if (error.includes("registered twice")) return [`Keep the one whose ports are in use. ${anew}`];
   if (/host key/i.test(error)) {
     return [
       `If the switch was replaced, or was given a new key, run: haas switch_forget_host_key ${label}`,

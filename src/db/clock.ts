@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { uptime } from "node:os";
-import { type RawBuilder, sql } from "kysely";
+import { type RawBuilder, sql, type SqlBool } from "kysely";
 import { type Db, isPostgres } from "./transaction.ts";
 
 /**
@@ -16,10 +16,13 @@ export const longestPauseMs = 60_000;
 export const databaseNow = (db: Db): RawBuilder<number> =>
   isPostgres(db) ? sql<number>`(extract(epoch from clock_timestamp()) * 1000)::bigint` : sql<number>`cast(${sinceBootMs()} as integer)`;
 
+/** So many milliseconds from now, for a column. */
+export const databaseTime = (db: Db, inMs: number): RawBuilder<number> => sql<number>`(${databaseNow(db)} + ${sql.lit(Math.round(inMs))})`;
+
 /** Whether the time in a column, on the database's clock, has come. */
-export const isPast = (db: Db, column: string): RawBuilder<boolean> => {
+export const isPast = (db: Db, column: string): RawBuilder<SqlBool> => {
   const now = databaseNow(db);
-  return sql<boolean>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(longestPauseMs)})`;
+  return sql<SqlBool>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(longestPauseMs)})`;
 };
 
 function sinceBootMs(): number {

@@ -6,7 +6,7 @@ export type Flag = 0 | 1;
 export type ActionType = "modify_port" | "revert_port" | "sync_port";
 export type ActionStatus = "PENDING" | "DONE" | "ERROR";
 
-/** The tables of migrations/, as Kysely sees them. Times are milliseconds since 1970. */
+/** The tables of migrations/, as Kysely sees them. `…_at` is in milliseconds since 1970; `…_until` and `next_try` are on the database's clock (clock.ts). */
 export interface Tables {
   project: { id: Generated<number>; label: string };
   users: { id: Generated<number>; label: string; password_hash: string; is_admin: Flag };
@@ -19,7 +19,10 @@ export interface Tables {
     lease_owner: string | null;
     lease_token: Generated<number>;
     lease_until: Generated<number>;
+    uncertain_until: Generated<number>;
+    give_up: Generated<Flag>;
     host_key: string | null;
+    serial: string | null;
     checked_at: number | null;
     check_error: string | null;
   };
@@ -83,6 +86,7 @@ export interface Tables {
     running: Generated<Flag>;
     vnc_password: string | null;
     lease_owner: string | null;
+    lease_token: Generated<number>;
     lease_until: Generated<number>;
   };
   hnic: { id: Generated<number>; headnode_id: number; label: string; network_id: number | null };

@@ -1,18 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { administrator, type Caller, requireProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
+import { longestPauseMs } from "../db/clock.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
+import { Deadline } from "../deadline.ts";
 import { badArgument, blocked, duplicate, HeadnodeError, illegalState, messageOf, notFound, projectMismatch, quote } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget } from "../hardware/headnodes/driver.ts";
-import { isDead, owner } from "../networking/holder.ts";
+import { isHeld, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { getProject } from "./projects.ts";
 
 /** A call waits so long for the one before it on the same headnode. */
 const waitTimeoutMs = 20_000;
 const waitPauseMs = 100;
-/** Above what any call takes (see hardware/headnodes/libvirt.ts), as it is not renewed; a holder that died gives up its lease at once. */
-const leaseMs = 15 * 60_000;
+/** Renewed while the call lasts, every so often. */
+const leaseMs = longestPauseMs;
+const renewEveryMs = leaseMs / 6;
 
 /** A headnode that the caller may use; throws what the caller is told. */
 export async function getHeadnode(db: Db, caller: Caller, label: string) {
@@ -21,7 +24,6 @@ export async function getHeadnode(db: Db, caller: Caller, label: string) {
     .innerJoin("project", "project.id", "headnode.project_id")
     .select(["headnode.id", "headnode.label", "headnode.uuid", "headnode.base_img", "headnode.project_id", "project.label as project"])
     .select(["headnode.started", "headnode.made", "headnode.running", "headnode.vnc_password"])
-    .select(["headnode.lease_owner", "headnode.lease_until"])
     .where("headnode.label", "=", label)
     .executeTakeFirst();
   if (!headnode) throw notFound("Headnode", label);
@@ -44,9 +46,6 @@ function requireEditable(headnode: Headnode): void {
   );
 }
 
-const isHeld = ({ lease_owner, lease_until }: Headnode): boolean =>
-  lease_owner !== null && lease_until > Date.now() && !isDead(lease_owner);
-
 /**
  * Work on a headnode's virtual machine, as the only one who does. `before` changes the row in the transaction that
  * takes the headnode; what it returns, the headnode as it was before, goes to `work`.
@@ -58,32 +57,25 @@ async function hold<T>(
   work: (headnode: Headnode) => Promise<T>,
   before: (tx: Tx, headnode: Headnode) => Promise<void> = async () => {},
 ): Promise<T> {
-  const deadline = Date.now() + waitTimeoutMs;
+  const deadline = new Deadline(waitTimeoutMs);
   for (;;) {
-    const until = Date.now() + leaseMs;
-    const headnode = await write(ctx.db, async (tx) => {
-      const found = await getHeadnode(tx, caller, label);
-      if (isHeld(found)) return null;
-      await tx.updateTable("headnode").set({ lease_owner: owner, lease_until: until }).where("id", "=", found.id).execute();
-      await before(tx, found);
-      return found;
+    const held = await write(ctx.db, async (tx) => {
+      const headnode = await getHeadnode(tx, caller, label);
+      const lease = await takeLease(tx, "headnode", headnode.id, leaseMs);
+      if (lease) await before(tx, headnode);
+      return lease && { headnode, lease };
     });
-    if (headnode) {
+    if (held) {
+      // A renewal that fails is tried again by the next one.
+      const renewing = setInterval(() => void renewLease(ctx.db, held.lease).catch(() => {}), renewEveryMs);
       try {
-        return await work(headnode);
+        return await work(held.headnode);
       } finally {
-        await write(ctx.db, (tx) =>
-          tx
-            .updateTable("headnode")
-            .set({ lease_owner: null, lease_until: 0 })
-            .where("id", "=", headnode.id)
-            .where("lease_owner", "=", owner)
-            .where("lease_until", "=", until)
-            .execute(),
-        );
+        clearInterval(renewing);
+        await releaseLease(ctx.db, held.lease);
       }
     }
-    if (Date.now() > deadline) throw blocked(`Headnode ${quote(label)} is busy with an earlier call; try again when that is done.`);
+    if (deadline.passed) throw blocked(`Headnode ${quote(label)} is busy with an earlier call; try again when that is done.`);
     await Bun.sleep(waitPauseMs);
   }
 }
@@ -153,7 +145,7 @@ interface Look {
 /** The virtual machine as it really is, and what is not as haas left it. */
 async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
   const look = (state: Look["state"], reason: string | null = null, vncport: number | null = null): Look => ({ state, reason, vncport });
-  if (isHeld(headnode)) return look("busy", "A call is at work on it; ask again.");
+  if (await isHeld(ctx.db, "headnode", headnode.id)) return look("busy", "A call is at work on it; ask again.");
   if (!headnode.made)
     return headnode.started ? look("half-made", "Its first start was cut off; start it again, or delete it.") : look("new");
   const machine = await ctx.headnodes.state(await targetOf(ctx.db, headnode)).catch((error: unknown) => {

@@ -1,10 +1,17 @@
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
+import { Deadline } from "../deadline.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
+import { inUse } from "../networking/session.ts";
+import { isHeld } from "../networking/lease.ts";
 import { dropSync, enqueueSync, isChangePending, wasEverChanged } from "../networking/journal.ts";
 import { getNic, getNode } from "./nodes.ts";
+
+/** How long the deletion of a switch waits for haas to be done with it. */
+const deletionWaitMs = 20_000;
+const deletionPauseMs = 100;
 
 /** With its settings, which hold the password. */
 export async function getSwitch(db: Db, label: string) {
@@ -61,26 +68,36 @@ export async function showSwitch(
   return { name: label, ports, capabilities: [...ctx.switches.byType(type).capabilities] };
 }
 
+/** A switch that haas talks to is waited for; one that does not let haas in is let go. */
 export async function removeSwitch(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
-    const { id } = await getSwitch(tx, label);
-    const leased = await tx.selectFrom("switch").select("id").where("id", "=", id).where("lease_until", ">", Date.now()).executeTakeFirst();
-    if (leased) throw blocked(`Switch ${quote(label)} is in use by haas; try again.`);
-    const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
-    if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
-    await tx.deleteFrom("switch").where("id", "=", id).execute();
-  });
+  const deadline = new Deadline(deletionWaitMs);
+  for (;;) {
+    const held = await write(db, async (tx) => {
+      const { id } = await getSwitch(tx, label);
+      const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
+      if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
+      if (await isHeld(tx, "switch", id)) {
+        await tx.updateTable("switch").set({ give_up: 1 }).where("id", "=", id).execute();
+        return { id, label };
+      }
+      await tx.deleteFrom("switch").where("id", "=", id).execute();
+      return null;
+    });
+    if (!held) return;
+    if (deadline.passed) throw await inUse(db, held);
+    await Bun.sleep(deletionPauseMs);
+  }
 }
 
-/** Forget the key that the switch is known by: the next one that it presents is taken for its own. */
+/** Forget what the switch is known by, its key and its serial number: the next ones that it presents are taken for its own. */
 export async function forgetHostKey(db: Db, label: string): Promise<void> {
   await write(db, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const { numUpdatedRows } = await tx
       .updateTable("switch")
-      .set({ host_key: null })
+      .set({ host_key: null, serial: null })
       .where("id", "=", id)
-      .where("host_key", "is not", null)
+      .where((e) => e.or([e("host_key", "is not", null), e("serial", "<>", "")]))
       .executeTakeFirstOrThrow();
     if (numUpdatedRows === 0n) throw blocked(`No host key of switch ${quote(label)} is kept.`);
   });
@@ -111,7 +128,7 @@ export async function registerPort(ctx: Context, switchLabel: string, label: str
         .values({ switch_id: parent.id, label, canonical, suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort })
         .returning("id")
         .executeTakeFirstOrThrow();
-      await enqueueSync(tx, { portId: id, switchId: parent.id, nextTry: 0 });
+      await enqueueSync(tx, { portId: id, switchId: parent.id, inMs: 0 });
     }),
     { onUnique: exists },
   );

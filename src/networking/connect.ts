@@ -6,7 +6,7 @@ import type { PortState } from "../hardware/switches/driver.ts";
 import { getNic, getNode } from "../inventory/nodes.ts";
 import { getPort, nicOnPort, noNic } from "../inventory/switches.ts";
 import { planPort, readPort, useSwitch } from "./drift.ts";
-import { type Action, desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
+import { desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
 import { channelsOf, getNetwork, mayUse, noAccess } from "./networks.ts";
 import type { SwitchRow } from "./session.ts";
 
@@ -201,7 +201,7 @@ const unreachedReason = "haas can't use the switch at the moment; an administrat
 
 /** An action as it is published. After its node was deleted, only administrators can see it. */
 export async function showAction(db: Db, caller: Caller, uuid: string) {
-  const action: Action | undefined = await findAction(db, uuid);
+  const action = await findAction(db, uuid);
   if (!action || action.type === "sync_port") throw new HaasError("NotFoundError", `Networking action ${quote(uuid)} does not exist.`);
   if (action.node_id === null) requireAdmin(caller);
   else
@@ -215,6 +215,6 @@ export async function showAction(db: Db, caller: Caller, uuid: string) {
     channel: action.channel,
     reason: action.unreached && action.reason !== null && !caller.isAdmin ? unreachedReason : action.reason,
     attempts: action.attempts,
-    next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(action.next_try).toISOString() : null,
+    next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(Date.now() + action.due_in_ms).toISOString() : null,
   };
 }

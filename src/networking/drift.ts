@@ -118,7 +118,7 @@ export async function reconcile(ctx: Context, label: string): Promise<string[]> 
   const ports = await write(ctx.db, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const ports = await portsOf(tx, id);
-    for (const port of ports) await enqueueSync(tx, { portId: port.id, switchId: id, nextTry: 0 });
+    for (const port of ports) await enqueueSync(tx, { portId: port.id, switchId: id, inMs: 0 });
     return ports.map(nameOf);
   });
   ctx.wake();
@@ -128,10 +128,9 @@ export async function reconcile(ctx: Context, label: string): Promise<string[]> 
 /** What still waits to be brought to its state, and what is suspect. `next_try` is null for what is due. */
 export async function showReconciliation(db: Db, label: string) {
   const { id } = await getSwitch(db, label);
-  const now = Date.now();
-  const pending = (await waitingSyncs(db, id)).map(({ next_try, ...sync }) => ({
+  const pending = (await waitingSyncs(db, id)).map(({ due_in_ms, ...sync }) => ({
     ...sync,
-    next_try: next_try > now ? new Date(next_try).toISOString() : null,
+    next_try: due_in_ms > 0 ? new Date(Date.now() + due_in_ms).toISOString() : null,
   }));
   const suspect = (await portsOf(db, id)).flatMap(({ label: port, suspect: reason }) => (reason === null ? [] : [{ port, reason }]));
   return { pending, suspect };

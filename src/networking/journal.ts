@@ -1,7 +1,9 @@
-import { type Insertable, type Selectable, sql } from "kysely";
+import { type Insertable, type RawBuilder, type Selectable, sql, type Updateable } from "kysely";
+import { databaseNow, databaseTime, isPast } from "../db/clock.ts";
 import type { Flag, Tables } from "../db/tables.ts";
 import { type Db, isPostgres, type Tx, write } from "../db/transaction.ts";
 import type { PortState } from "../hardware/switches/driver.ts";
+import { type Lease, takeLease } from "./lease.ts";
 
 // All the SQL of the journal: the durable queue of changes to switch ports.
 //
@@ -51,24 +53,18 @@ export async function enqueue(tx: Tx, action: NewAction): Promise<string> {
   return uuid;
 }
 
-/** Have a port brought to what its attachments say. One that is queued already is not put off. `nextTry` in milliseconds since 1970. */
-export async function enqueueSync(
-  tx: Tx,
-  { portId, switchId, nextTry }: { portId: number; switchId: number; nextTry: number },
-): Promise<void> {
-  const queued = await tx
-    .selectFrom("networking_action")
-    .select(["id", "next_try"])
+/** Have a port brought to what its attachments say, in so many milliseconds. One that is queued already is not put off. */
+export async function enqueueSync(tx: Tx, { portId, switchId, inMs }: { portId: number; switchId: number; inMs: number }): Promise<void> {
+  const due = inMs === 0 ? sql<number>`0` : databaseTime(tx, inMs);
+  const { numUpdatedRows } = await tx
+    .updateTable("networking_action")
+    // Under another name, so that a batch which is under way does not take this wish for the one that it fulfils.
+    .set({ uuid: crypto.randomUUID(), next_try: sql<number>`case when next_try < ${due} then next_try else ${due} end` })
     .where("port_id", "=", portId)
     .where("status", "=", "PENDING")
     .where("type", "=", "sync_port")
-    .executeTakeFirst();
-  if (queued) {
-    // Under another name, so that a batch which is under way does not take this wish for the one that it fulfils.
-    const due = Math.min(queued.next_try, nextTry);
-    await tx.updateTable("networking_action").set({ uuid: crypto.randomUUID(), next_try: due }).where("id", "=", queued.id).execute();
-    return notify(tx);
-  }
+    .executeTakeFirstOrThrow();
+  if (numUpdatedRows > 0n) return notify(tx);
   await insert(tx, {
     uuid: crypto.randomUUID(),
     type: "sync_port",
@@ -83,13 +79,35 @@ export async function enqueueSync(
     new_network: null,
     channel: null,
     created_at: Date.now(),
-    next_try: nextTry,
+    next_try: due,
     reason: null,
     ended_at: null,
   });
 }
 
-async function insert(tx: Tx, row: Insertable<Tables["networking_action"]>): Promise<void> {
+/** Nobody gets these ports before they have been brought to what their attachments say, in so many milliseconds. */
+export async function suspectPorts(
+  tx: Tx,
+  switchId: number,
+  portIds: readonly number[],
+  { reason, inMs }: { reason: string; inMs: number },
+): Promise<void> {
+  for (const portId of portIds) {
+    const { numUpdatedRows } = await tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).executeTakeFirstOrThrow();
+    if (numUpdatedRows > 0n) await enqueueSync(tx, { portId, switchId, inMs });
+  }
+}
+
+/** The ids of the ports of a switch. */
+export async function portIdsOf(db: Db, switchId: number): Promise<number[]> {
+  const ports = await db.selectFrom("port").select("id").where("switch_id", "=", switchId).orderBy("id").execute();
+  return ports.map(({ id }) => id);
+}
+
+async function insert(
+  tx: Tx,
+  row: Omit<Insertable<Tables["networking_action"]>, "next_try"> & { next_try?: RawBuilder<number> },
+): Promise<void> {
   await tx.insertInto("networking_action").values(row).execute();
   await notify(tx);
 }
@@ -138,7 +156,8 @@ export async function waitingSyncs(db: Db, switchId: number) {
   return db
     .selectFrom("networking_action as action")
     .innerJoin("port", "port.id", "action.port_id")
-    .select(["port.label as port", "action.reason", "action.attempts", "action.next_try"])
+    .select(["port.label as port", "action.reason", "action.attempts"])
+    .select(dueInMs(db).as("due_in_ms"))
     .where("action.switch_id", "=", switchId)
     .where("action.status", "=", "PENDING")
     .where("action.type", "=", "sync_port")
@@ -146,9 +165,17 @@ export async function waitingSyncs(db: Db, switchId: number) {
     .execute();
 }
 
-export async function findAction(db: Db, uuid: string): Promise<Action | undefined> {
-  return db.selectFrom("networking_action").selectAll().where("uuid", "=", uuid).executeTakeFirst();
+export async function findAction(db: Db, uuid: string): Promise<(Action & { due_in_ms: number }) | undefined> {
+  return db
+    .selectFrom("networking_action as action")
+    .selectAll()
+    .select(dueInMs(db).as("due_in_ms"))
+    .where("uuid", "=", uuid)
+    .executeTakeFirst();
 }
+
+/** In how many milliseconds an `action` is due; 0 or less when it is. */
+const dueInMs = (db: Db) => sql<number>`case when ${isPast(db, "action.next_try")} then 0 else action.next_try - ${databaseNow(db)} end`;
 
 /**
  * The actions that are next on their ports. Each port's go in order; a sync waits for all others,
@@ -179,86 +206,98 @@ export interface BusySwitch {
   label: string;
   type: string;
   settings: string;
-  lease_owner: string | null;
-  lease_until: number;
 }
 
-/** Switches that have an action due at `now`. */
-export async function busySwitches(db: Db, now: number): Promise<BusySwitch[]> {
+/** Switches that have an action due. */
+export async function busySwitches(db: Db): Promise<BusySwitch[]> {
   return db
     .selectFrom("switch")
-    .select(["id", "label", "type", "settings", "lease_owner", "lease_until"])
+    .select(["id", "label", "type", "settings"])
     .where(
       "id",
       "in",
-      nextOnPorts(db).select("action.switch_id").where("action.next_try", "<=", now).where("action.switch_id", "is not", null),
+      nextOnPorts(db).select("action.switch_id").where(isPast(db, "action.next_try")).where("action.switch_id", "is not", null),
     )
     .execute();
 }
 
-/** When the earliest action falls due on a switch that nobody holds, or null when there is none. */
-export async function nextDue(db: Db): Promise<number | null> {
+/** In how many milliseconds the earliest action falls due on a switch that nobody holds, or null when there is none. */
+export async function nextDueInMs(db: Db): Promise<number | null> {
   const row = await nextOnPorts(db)
     .innerJoin("switch", "switch.id", "action.switch_id")
-    .select((e) => e.fn.min("action.next_try").as("at"))
+    .select((e) => e.fn.min(dueInMs(db)).as("in_ms"))
     .where("switch.lease_owner", "is", null)
     .executeTakeFirst();
-  return row?.at ?? null;
+  return row?.in_ms ?? null;
 }
 
-export interface Lease {
-  switchId: number;
-  token: number;
-  until: number;
-}
+/** Why a port is suspect that a former holder of its switch may still write to. */
+const twoHolders = "haas took its switch over from a process that may still write to it; it is read back once more.";
 
 /**
- * Take the switch for `ms` milliseconds, if nobody has it, or if its holder's time is over, or if it
- * still belongs to `deadOwner`, a holder that is known to have died. Null when somebody has it.
+ * Take the switch for `ms`; null when somebody has it. When its former holder may live, what that one had in hand is
+ * suspect, and so is what is changed from now on, until it is read back a second time, when the former holder's lease
+ * has been over for as long as a lease lasts: with every line it asks whether it still has it.
  */
-export async function lease(db: Db, switchId: number, owner: string, deadOwner: string | null, ms: number): Promise<Lease | null> {
-  const now = Date.now();
-  const until = now + ms;
-  const row = await write(db, (tx) =>
-    tx
+export async function leaseSwitch(db: Db, switchId: number, ms: number): Promise<Lease | null> {
+  return write(db, async (tx) => {
+    const lease = await takeLease(tx, "switch", switchId, ms);
+    if (!lease) return null;
+    await tx
       .updateTable("switch")
-      .set((e) => ({ lease_owner: owner, lease_until: until, lease_token: e("lease_token", "+", 1) }))
+      .set({ give_up: 0, ...(lease.formerLives && { uncertain_until: databaseTime(tx, ms) }) })
       .where("id", "=", switchId)
-      .where((e) =>
-        e.or([e("lease_owner", "is", null), e("lease_until", "<", now), ...(deadOwner === null ? [] : [e("lease_owner", "=", deadOwner)])]),
-      )
-      .returning("lease_token")
-      .executeTakeFirst(),
-  );
-  return row ? { switchId, token: row.lease_token, until } : null;
+      .execute();
+    if (lease.formerLives) {
+      const inHand = await tx
+        .selectFrom("networking_action")
+        .select("port_id")
+        .distinct()
+        .where("switch_id", "=", switchId)
+        .where("status", "=", "PENDING")
+        .where("port_id", "is not", null)
+        .execute();
+      await suspectPorts(
+        tx,
+        switchId,
+        inHand.map(({ port_id }) => port_id!),
+        { reason: twoHolders, inMs: ms },
+      );
+    }
+    return lease;
+  });
 }
 
-/** Hold the switch for `ms` more. False when the lease was lost: stop touching the switch. */
-export async function renew(db: Db, held: Lease, ms: number): Promise<boolean> {
-  const until = Date.now() + ms;
-  const { numUpdatedRows } = await write(db, (tx) =>
-    tx
-      .updateTable("switch")
-      .set({ lease_until: until })
-      .where("id", "=", held.switchId)
-      .where("lease_token", "=", held.token)
-      .executeTakeFirstOrThrow(),
-  );
-  if (numUpdatedRows === 0n) return false;
-  held.until = until;
-  return true;
+/** What haas last ran into with the switch, as long as that is not mended; null when there is nothing. */
+export async function waitingFor(db: Db, switchId: number): Promise<string | null> {
+  const action = await db
+    .selectFrom("networking_action")
+    .select("reason")
+    .where("switch_id", "=", switchId)
+    .where("status", "=", "PENDING")
+    .where("reason", "is not", null)
+    .orderBy("id", "desc")
+    .limit(1)
+    .executeTakeFirst();
+  if (action) return action.reason;
+  const row = await db.selectFrom("switch").select("check_error").where("id", "=", switchId).executeTakeFirst();
+  return row?.check_error ?? null;
 }
 
-/** Let others have the switch. */
-export async function release(db: Db, held: Lease): Promise<void> {
-  await write(db, (tx) =>
-    tx
-      .updateTable("switch")
-      .set({ lease_owner: null, lease_until: 0 })
-      .where("id", "=", held.switchId)
-      .where("lease_token", "=", held.token)
-      .execute(),
-  );
+/** For a holder that was stopped or lost the switch while it changed these ports: nobody knows what it has left on them. */
+export async function doubt(db: Db, switchId: number, portIds: readonly number[]): Promise<void> {
+  const reason = "haas was cut off while it changed the port; it is read back once more.";
+  await write(db, (tx) => suspectPorts(tx, switchId, portIds, { reason, inMs: 0 }));
+}
+
+/** In how many milliseconds what is read back now is to be read once more; 0 when it counts. */
+async function uncertainForMs(tx: Tx, switchId: number): Promise<number> {
+  const row = await tx
+    .selectFrom("switch")
+    .select(sql<number>`case when ${isPast(tx, "uncertain_until")} then 0 else uncertain_until - ${databaseNow(tx)} end`.as("ms"))
+    .where("id", "=", switchId)
+    .executeTakeFirst();
+  return row?.ms ?? 0;
 }
 
 /** An action that is due, with its port and the state that the port has to be in when it is done. */
@@ -278,7 +317,7 @@ export interface DueAction {
 }
 
 /** The actions of a switch that can be done now, oldest first: at most `limit`, one a port, each port's in order. */
-export async function dueActions(db: Db, switchId: number, now: number, limit: number): Promise<DueAction[]> {
+export async function dueActions(db: Db, switchId: number, limit: number): Promise<DueAction[]> {
   const rows = await nextOnPorts(db)
     .innerJoin("port", "port.id", "action.port_id")
     .leftJoin("network", "network.id", "action.network_id")
@@ -301,7 +340,7 @@ export async function dueActions(db: Db, switchId: number, now: number, limit: n
       "port.label as port",
     ])
     .where("action.switch_id", "=", switchId)
-    .where("action.next_try", "<=", now)
+    .where(isPast(db, "action.next_try"))
     .orderBy("action.id")
     .limit(limit)
     .execute();
@@ -418,13 +457,13 @@ export async function portsOf(db: Db, switchId: number): Promise<Port[]> {
 
 /** How one action of a batch went. */
 export type Outcome =
-  /** Nothing was sent: for a dry run. Nobody knows more about the port than before, and a wish to have it right stays, until `again`. */
-  | { kind: "pretended"; again: number }
+  /** Nothing was sent: for a dry run. Nobody knows more about the port than before, and a wish to have it right stays. */
+  | { kind: "pretended"; againInMs: number }
   | { kind: "done" }
-  /** Try again at `nextTry`; `suspect` when the port may hold something else than before. `unreached`: see the column. */
-  | { kind: "retry"; reason: string; unreached: boolean; nextTry: number; suspect: boolean }
-  /** Give up. The port may hold something else than before; `syncAt` is when to bring it back to what its attachments say. */
-  | { kind: "failed"; reason: string; unreached: boolean; syncAt: number };
+  /** Try again in so many milliseconds; `suspect` when the port may hold something else than before. `unreached`: see the column. */
+  | { kind: "retry"; reason: string; unreached: boolean; againInMs: number; suspect: boolean }
+  /** Give up. The port may hold something else than before; in so many milliseconds it is brought back to what its attachments say. */
+  | { kind: "failed"; reason: string; unreached: boolean; againInMs: number };
 
 /** Record the outcomes of a batch, all of them or, when the lease was lost, none. False when it was lost. */
 export async function settle(db: Db, held: Lease, outcomes: readonly { action: DueAction; outcome: Outcome }[]): Promise<boolean> {
@@ -432,11 +471,11 @@ export async function settle(db: Db, held: Lease, outcomes: readonly { action: D
     const holder = await tx
       .selectFrom("switch")
       .select("id")
-      .where("id", "=", held.switchId)
+      .where("id", "=", held.id)
       .where("lease_token", "=", held.token)
       .executeTakeFirst();
     if (!holder) return false;
-    for (const { action, outcome } of outcomes) await settleOne(tx, held.switchId, action, outcome);
+    for (const { action, outcome } of outcomes) await settleOne(tx, held.id, action, outcome);
     return true;
   });
 }
@@ -451,30 +490,43 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid 
   // A sync goes away with its port.
   if (!action) return;
   const suspect = (reason: string) => tx.updateTable("port").set({ suspect: reason }).where("id", "=", portId).execute();
-  const update = (values: Partial<Pick<Action, "status" | "reason" | "unreached" | "attempts" | "next_try" | "ended_at">>) =>
-    tx.updateTable("networking_action").set(values).where("id", "=", id).execute();
+  const update = (values: Updateable<Tables["networking_action"]>, dueInMs?: number) =>
+    tx
+      .updateTable("networking_action")
+      .set({ ...values, ...(dueInMs !== undefined && { next_try: databaseTime(tx, dueInMs) }) })
+      .where("id", "=", id)
+      .execute();
   const unreached = "unreached" in outcome && outcome.unreached ? 1 : 0;
   switch (outcome.kind) {
     case "pretended":
-    case "done":
-      if (outcome.kind === "done") {
-        await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
-        if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
-      } else if (type === "sync_port") await update({ next_try: outcome.again });
-      if (type === "sync_port") return;
-      await recordAttachment(tx, action);
-      await update({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() });
+      if (type === "sync_port") return void (await update({}, outcome.againInMs));
+      return recordDone(tx, action);
+    case "done": {
+      await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
+      if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
+      if (type !== "sync_port") await recordDone(tx, action);
+      const inMs = await uncertainForMs(tx, switchId);
+      if (inMs > 0) await suspectPorts(tx, switchId, [portId], { reason: twoHolders, inMs });
       return;
+    }
     case "retry":
       if (outcome.suspect) await suspect(outcome.reason);
-      await update({ reason: outcome.reason, unreached, attempts: action.attempts + 1, next_try: outcome.nextTry });
+      await update({ reason: outcome.reason, unreached, attempts: action.attempts + 1 }, outcome.againInMs);
       return;
     case "failed":
-      await suspect(outcome.reason);
       await update({ status: "ERROR", reason: outcome.reason, unreached, attempts: action.attempts + 1, ended_at: Date.now() });
-      await enqueueSync(tx, { portId, switchId, nextTry: outcome.syncAt });
+      await suspectPorts(tx, switchId, [portId], { reason: outcome.reason, inMs: outcome.againInMs });
       return;
   }
+}
+
+async function recordDone(tx: Tx, action: Action): Promise<void> {
+  await recordAttachment(tx, action);
+  await tx
+    .updateTable("networking_action")
+    .set({ status: "DONE", reason: null, attempts: action.attempts + 1, ended_at: Date.now() })
+    .where("id", "=", action.id)
+    .execute();
 }
 
 async function recordAttachment(tx: Tx, action: Action): Promise<void> {
@@ -490,21 +542,22 @@ async function recordAttachment(tx: Tx, action: Action): Promise<void> {
 }
 
 /**
- * The switch can't be reached before `nextTry`: say so on every action that waits for it and has no reason
+ * The switch is left alone for so many milliseconds: say so on every action that waits for it and has no reason
  * of its own. Ports that wait to be brought into their state are suspect until then.
  */
-export async function postpone(db: Db, switchId: number, reason: string, nextTry: number): Promise<void> {
+export async function postpone(db: Db, switchId: number, reason: string, forMs: number): Promise<void> {
   await write(db, async (tx) => {
+    const until = databaseTime(tx, forMs);
     await tx
       .updateTable("networking_action")
       .set({
         reason: sql<string>`coalesce(reason, ${reason} || (select ' Port ''' || label || ''' waits for it.' from port where id = port_id), ${reason})`,
         unreached: sql<Flag>`case when reason is null then 1 else unreached end`,
-        next_try: nextTry,
+        next_try: until,
       })
       .where("switch_id", "=", switchId)
       .where("status", "=", "PENDING")
-      .where("next_try", "<", nextTry)
+      .where((e) => e.or([e("next_try", "<", until), isPast(tx, "next_try")]))
       .execute();
     await tx
       .updateTable("port")

@@ -1,16 +1,29 @@
 import type { Context } from "../context.ts";
+import { longestPauseMs } from "../db/clock.ts";
+import { Deadline } from "../deadline.ts";
 import { HaasError, messageOf, quote, SessionLostError, SwitchError } from "../errors.ts";
 import { describePort, type PortState, samePort } from "../hardware/switches/driver.ts";
-import { type BusySwitch, busySwitches, type DueAction, dueActions, nextDue, type Outcome, postpone, settle } from "./journal.ts";
+import {
+  type BusySwitch,
+  busySwitches,
+  doubt,
+  type DueAction,
+  dueActions,
+  nextDueInMs,
+  type Outcome,
+  postpone,
+  settle,
+} from "./journal.ts";
 import { HeldSwitch } from "./session.ts";
 
 const batchLimit = 64;
 /** After so many batches other switches get their turn. */
 const batchesPerLease = 100;
 const switchLimit = 512;
-const firstRetryMs = 1_000;
-const longestRetryMs = 60_000;
-const stopTimeoutMs = 40_000;
+const firstRetryMs = 1_400;
+const longestRetryMs = longestPauseMs;
+/** Above what the sessions are given at the end (see serve.ts), and the end of one. */
+const stopTimeoutMs = 20_000;
 /** A pause before looking again when the database failed. */
 const databaseRetryMs = 1_000;
 
@@ -36,8 +49,8 @@ export function startWorker(ctx: Context): Worker {
 
 class NetworkWorker implements Worker {
   readonly #inHand = new Map<number, Promise<void>>();
-  /** Until when a switch that could not be reached is left alone, and why. */
-  readonly #unreachable = new Map<number, { failures: number; until: number; reason: string }>();
+  /** For how long a switch that could not be reached is left alone, and why. */
+  readonly #unreachable = new Map<number, { failures: number; over: Deadline; reason: string }>();
   #stopping = false;
   #woken = false;
   #endSleep: (() => void) | null = null;
@@ -74,8 +87,8 @@ class NetworkWorker implements Worker {
       let pauseMs = this.ctx.config.network.sleepTimeMs;
       try {
         await this.look();
-        const due = await nextDue(this.ctx.db);
-        if (due !== null) pauseMs = Math.min(pauseMs, Math.max(due - Date.now(), 50));
+        const due = await nextDueInMs(this.ctx.db);
+        if (due !== null) pauseMs = Math.min(pauseMs, Math.max(due, 50));
       } catch (error) {
         this.ctx.log.error("the journal can't be read", { error: messageOf(error) });
         pauseMs = databaseRetryMs;
@@ -98,19 +111,21 @@ class NetworkWorker implements Worker {
   /** Start on every switch that has something due; how many. Switches proceed independently of each other. */
   async look(): Promise<number> {
     let started = 0;
-    for (const busy of await busySwitches(this.ctx.db, Date.now())) {
+    for (const busy of await busySwitches(this.ctx.db)) {
       if (this.#stopping || this.#inHand.has(busy.id) || this.#inHand.size >= switchLimit) continue;
       const wait = this.#unreachable.get(busy.id);
-      if (wait && wait.until > Date.now()) {
-        await postpone(this.ctx.db, busy.id, wait.reason, wait.until);
+      if (wait && !wait.over.passed) {
+        await postpone(this.ctx.db, busy.id, wait.reason, wait.over.left);
         continue;
       }
-      const held = await HeldSwitch.take(this.ctx, busy, busy.lease_owner);
+      const held = await HeldSwitch.take(this.ctx, busy);
       if (!held) continue;
       started++;
       const work = this.#serve(busy, held)
         .catch((error) => {
-          this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) });
+          // At the end of the process there may be no database any more, and nothing is lost by that.
+          if (!this.#stopping)
+            this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) });
           this.#leaveAlone(busy.id, reasonOf(error));
         })
         .finally(() => {
@@ -126,6 +141,8 @@ class NetworkWorker implements Worker {
   /** Work on one switch in one session until nothing is due, within bounds. */
   async #serve(busy: BusySwitch, held: HeldSwitch): Promise<void> {
     const { db } = this.ctx;
+    /** What may have been changed, and is not settled. */
+    let inHand: readonly DueAction[] = [];
     try {
       for (let batch = 0; batch < batchesPerLease && !this.#stopping; batch++) {
         // First, because that takes seconds in which more may come, and all of it goes in one batch.
@@ -133,29 +150,32 @@ class NetworkWorker implements Worker {
           try {
             await held.session();
           } catch (error) {
-            await this.#cannotOpen(busy, held, error);
+            if (!this.#stopping) await this.#cannotOpen(busy, held, error);
             return;
           }
         }
-        const actions = await dueActions(db, busy.id, Date.now(), batchLimit);
+        const actions = await dueActions(db, busy.id, batchLimit);
         if (actions.length === 0 || held.lost) return;
         if (this.ctx.config.dryRun) {
           for (const { port, desired } of actions) {
             this.ctx.log.info("dry run: a port would change", { switch: busy.label, port, to: describePort(desired) });
           }
-          const again = Date.now() + longestRetryMs;
-          const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const, again } }));
+          const pretended = actions.map((action) => ({ action, outcome: { kind: "pretended" as const, againInMs: longestRetryMs } }));
           if (!(await this.#settle(busy, held, pretended))) return;
           continue;
         }
         const failures = new Map<DueAction, unknown>();
+        inHand = actions;
         const lost = await this.#apply(busy, held, actions, failures);
         const ended = lost === null ? actions : actions.filter((action) => failures.has(action));
         const outcomes = ended.map((action) => ({
           action,
           outcome: failures.has(action) ? this.#failure(action, failures.get(action)) : { kind: "done" as const },
         }));
+        // What is cut off by the end of the process is no failure of the switch.
+        if (lost !== null && this.#stopping) return;
         if (!(await this.#settle(busy, held, outcomes))) return;
+        inHand = [];
         if (lost === null) {
           this.#unreachable.delete(busy.id);
           continue;
@@ -168,6 +188,12 @@ class NetworkWorker implements Worker {
       }
     } finally {
       await held.release();
+      if (inHand.length > 0)
+        await doubt(
+          db,
+          busy.id,
+          inHand.map(({ portId }) => portId),
+        );
     }
   }
 
@@ -269,21 +295,20 @@ class NetworkWorker implements Worker {
   #failure(action: DueAction, error: unknown, unreached = false): Outcome {
     const reason = reasonOf(error, action.port);
     const attempts = action.attempts + 1;
-    const nextTry = Date.now() + retryDelayMs(attempts);
+    const againInMs = retryDelayMs(attempts);
     const spent = attempts >= this.ctx.config.network.maxTries;
     // haas's own wish to have a port right never ends; the port is suspect until it is.
-    if (action.type === "sync_port") return { kind: "retry", reason, unreached, nextTry, suspect: true };
+    if (action.type === "sync_port") return { kind: "retry", reason, unreached, againInMs, suspect: true };
     // Some earlier try may have changed the port, even if this one did not.
-    if (spent) return { kind: "failed", reason, unreached, syncAt: nextTry };
-    return { kind: "retry", reason, unreached, nextTry, suspect: false };
+    if (spent) return { kind: "failed", reason, unreached, againInMs };
+    return { kind: "retry", reason, unreached, againInMs, suspect: false };
   }
 
   async #cannotOpen(busy: BusySwitch, held: HeldSwitch, error: unknown): Promise<void> {
     // It is a try of every action that is due, not just of one batch.
-    const now = Date.now();
     let waiting = 0;
     for (;;) {
-      const due = await dueActions(this.ctx.db, busy.id, now, batchLimit);
+      const due = await dueActions(this.ctx.db, busy.id, batchLimit);
       if (due.length === 0) break;
       const outcomes = due.map((action) => ({ action, outcome: this.#failure(action, error, true) }));
       if (!(await this.#settle(busy, held, outcomes, true))) return;
@@ -294,12 +319,12 @@ class NetworkWorker implements Worker {
     await postpone(this.ctx.db, busy.id, reason, this.#leaveAlone(busy.id, reason));
   }
 
-  /** Don't try the switch again before the time that this returns, in milliseconds since 1970. */
+  /** Don't try the switch again for as many milliseconds as this returns. */
   #leaveAlone(switchId: number, reason: string): number {
     const failures = (this.#unreachable.get(switchId)?.failures ?? 0) + 1;
-    const until = Date.now() + retryDelayMs(failures);
-    this.#unreachable.set(switchId, { failures, until, reason });
-    return until;
+    const over = new Deadline(retryDelayMs(failures));
+    this.#unreachable.set(switchId, { failures, over, reason });
+    return over.ms;
   }
 
   /** False when the lease was lost: then nothing was recorded, and the switch is somebody else's. `quietly`: what is tried again is not told here. */
@@ -324,9 +349,9 @@ class NetworkWorker implements Worker {
   }
 }
 
-/** Doubles with every try, up to a minute, give or take a third, so that switches are not all retried at once. */
+/** Doubles with every try, up to a minute, less up to a half, so that switches are not all retried at once. */
 function retryDelayMs(attempts: number): number {
-  return Math.round(Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.67 + Math.random() * 0.66));
+  return Math.round(Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs) * (0.5 + Math.random() * 0.5));
 }
 
 /** Why something failed, as tenants may read it: a device's words, but not those of a database. */

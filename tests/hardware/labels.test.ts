@@ -344,7 +344,7 @@ interface Expected {
   readonly writes: (vlans: Vlans) => Record<(typeof steps)[number], string[]>;
 }
 
-const consoleReads = (pagingOff: string, show: string) => ["admin", secrets.console, pagingOff, show];
+const consoleReads = (...lines: string[]) => ["admin", secrets.console, ...lines];
 const save = ["copy running-config startup-config", "y"];
 
 const powerConnect = (...lines: string[]) => ["configure", "interface gi1/0/1", ...lines, "exit", "exit", ...save];
@@ -381,7 +381,7 @@ const os9Write = os9Cli("exec-command", "write");
 
 const expected: Readonly<Record<Vendor, Expected>> = {
   powerconnect55xx: {
-    reads: consoleReads("terminal datadump", "show interfaces switchport gi1/0/1"),
+    reads: consoleReads("terminal datadump", "show system id", "show interfaces switchport gi1/0/1"),
     writes: ({ native, tagged }) => {
       const trunk = (allowed: string) =>
         powerConnect(
@@ -401,7 +401,7 @@ const expected: Readonly<Record<Vendor, Expected>> = {
     },
   },
   delln3000: {
-    reads: consoleReads("terminal length 0", "show interfaces switchport gi1/0/1"),
+    reads: consoleReads("terminal length 0", "show version", "show interfaces switchport gi1/0/1"),
     writes: ({ native, tagged }) => {
       const setNative = [`switchport trunk allowed vlan add ${native}`, `switchport trunk native vlan ${native}`];
       const remove = (vlans: string) => `switchport trunk allowed vlan remove ${vlans}`;
@@ -420,7 +420,7 @@ const expected: Readonly<Record<Vendor, Expected>> = {
     },
   },
   nexus: {
-    reads: consoleReads("terminal length 0", "show interface Ethernet1/1 switchport"),
+    reads: consoleReads("terminal length 0", "show version", "show interface Ethernet1/1 switchport"),
     writes: ({ native, tagged }) => ({
       "set up": nexusTrunk("none", 2222),
       native: nexusTrunk(`${native}`, native),

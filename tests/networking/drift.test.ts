@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { RawBuilder } from "kysely";
 import { ConfigError, loadConfig } from "../../src/config.ts";
+import { databaseTime } from "../../src/db/clock.ts";
 import { openDatabase } from "../../src/db/open.ts";
 import { SessionLostError, SwitchError } from "../../src/errors.ts";
 import { emptyPort, type PortState, type SwitchDriver, type SwitchSession, type SwitchTarget } from "../../src/hardware/switches/driver.ts";
@@ -407,9 +409,9 @@ describe.each(databases)("real ports on %s", (kind) => {
       await ok("PUT", "/switch/other", mockSwitch);
       await ok("PUT", "/switch/other/port/x");
       await service.apply();
-      const lease = (lease_owner: string | null, lease_until: number) =>
+      const lease = (lease_owner: string | null, lease_until: RawBuilder<number> | number) =>
         service.ctx.db.updateTable("switch").set({ lease_owner, lease_until }).where("label", "=", "sw").execute();
-      await lease("elsewhere 1 1", Date.now() + 600_000);
+      await lease("elsewhere 1 1", databaseTime(service.ctx.db, 50_000));
       const verifier = startVerifier(service.ctx)!;
       const checkedAt = async (label: string) => (await drift()).find((one: any) => one.switch === label).checked_at;
       while ((await checkedAt("other")) === null) await Bun.sleep(10);
@@ -516,7 +518,7 @@ test("a switch that stays busy is a BlockedError, and stays as it is", async () 
     await service.apply();
     await service.ctx.db
       .updateTable("switch")
-      .set({ lease_owner: "elsewhere 1 1", lease_until: Date.now() + 600_000 })
+      .set({ lease_owner: "elsewhere 1 1", lease_until: databaseTime(service.ctx.db, 50_000) })
       .execute();
     const answers = await Promise.all([
       service.call("GET", "/switch/sw/ports/actual"),

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { databaseTime } from "../../src/db/clock.ts";
 import { SwitchError } from "../../src/errors.ts";
 import { emptyPort, type PortState, type SwitchDriver, type SwitchSession, type SwitchTarget } from "../../src/hardware/switches/driver.ts";
 import { startWorker } from "../../src/networking/worker.ts";
@@ -130,7 +131,11 @@ describe.each(databases)("a failing switch on %s", (kind) => {
         if (written.push(port) === 1) {
           await service.ctx.db
             .updateTable("switch")
-            .set((e) => ({ lease_token: e("lease_token", "+", 1), lease_owner: "elsewhere 1 1", lease_until: Date.now() + 60_000 }))
+            .set((e) => ({
+              lease_token: e("lease_token", "+", 1),
+              lease_owner: "elsewhere 1 1",
+              lease_until: databaseTime(service.ctx.db, 50_000),
+            }))
             .execute();
           await ok("POST", "/node/n2/nic/nic/connect_network", { network: "b" });
         }
@@ -149,7 +154,7 @@ describe.each(databases)("a failing switch on %s", (kind) => {
     await service.apply();
     await service.ctx.db
       .updateTable("networking_action")
-      .set({ next_try: Date.now() + 60_000 })
+      .set({ next_try: databaseTime(service.ctx.db, 50_000) })
       .where("status", "=", "PENDING")
       .execute();
     await ok("POST", "/switch/sw/port/p2/detach_nic");

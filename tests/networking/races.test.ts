@@ -311,6 +311,13 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["unique", "users(label)", "insert into users (label, password_hash, is_admin) values ('u', 'x', 1)"],
     ["unique", "user_project(user_id,project_id)", "insert into user_project (user_id, project_id) values (1, 1)"],
     ["unique", "switch(label)", "insert into switch (label, type, settings) values ('s', 't', '{}')"],
+    [
+      "unique",
+      "switch(host_key)",
+      "insert into switch (label, type, settings, host_key) values ('t', 't', '{}', 'k'), ('v', 't', '{}', 'k')",
+    ],
+    ["unique", "switch(serial)", "insert into switch (label, type, settings, serial) values ('t', 't', '{}', 'k'), ('v', 't', '{}', 'k')"],
+    ["check", "switch(give_up)", "update switch set give_up = 2"],
     ["unique", "port(switch_id,label)", "insert into port (switch_id, label) values (1, 'a')"],
     ["unique", "port(switch_id,canonical)", "update port set canonical = 'a'"],
     ["unique", "node(label)", "insert into node (label, obm_type, obm) values ('n', 't', '{}')"],

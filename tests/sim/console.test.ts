@@ -581,7 +581,7 @@ describe("SSH", () => {
     await ssh(await start("delln3000"), config);
     expect(seen[0]!.toString("base64")).toBe(hostKey.public.split(" ")[1]!);
     expect(seen[1]!.equals(seen[0]!)).toBe(false);
-    expect(seen[2]!.equals(seen[1]!)).toBe(true);
+    expect(seen[2]!.equals(seen[1]!)).toBe(false);
   });
 
   test("can be as old as its switch", async () => {

@@ -34,6 +34,8 @@ export class CommandRefused extends Error {
 }
 
 export interface CommandOptions {
+  /** Awaited right before the line is typed; nothing is typed when it rejects. */
+  readonly confirm?: () => Promise<void>;
   /** The answers to questions that the command asks, by the question. */
   readonly questions?: readonly { readonly asked: RegExp; readonly answer: string; readonly secret?: true }[];
 }
@@ -149,13 +151,14 @@ export class Channel {
    * Type a line and wait for the prompt; the lines of the answer, without the echo, pagers and log lines.
    * Rejects with CommandRefused when one of them is an error.
    */
-  async command(line: string, { questions = [] }: CommandOptions = {}): Promise<string[]> {
+  async command(line: string, { questions = [], confirm }: CommandOptions = {}): Promise<string[]> {
     this.#fed = 0;
     await this.#drain();
     this.#screen.clear();
     this.#fed = 0;
     this.#recorded = 0;
     this.#heard = "";
+    await confirm?.();
     this.#type(line);
     const started = performance.now();
     let pages = 0;

@@ -70,6 +70,8 @@ export interface ConsoleProfile {
   /** Leads out of a mode that is not among these. */
   readonly escape: string;
   readonly pagingOff: string;
+  /** Shows the device's serial number, among other things. */
+  readonly showSerial: string;
   /** Shows what `parsePort` reads. */
   showPort(port: string): string;
   /** Shows all ports, each as `showPort` would; `split` makes one text a port of it, by canonical name. */
@@ -178,6 +180,13 @@ const readTries = 4;
 /** From so many ports on, all of them are asked for at once, where the device can. */
 const showAllFrom = 4;
 
+/** Cisco says "Processor Board ID", Dell "Serial number", with a colon or a row of dots behind it. */
+const serialForm = /^\s{0,8}(?:serial number|processor board id)[\s.:]{1,80}([A-Z0-9][A-Z0-9-]{3,39})\s*$/i;
+
+const unlessRefused = (error: unknown): undefined => {
+  if (!(error instanceof CommandRefused)) throw error;
+};
+
 class ConsoleSession implements SwitchSession {
   /** What ports were read to hold, and have not been told otherwise since. */
   readonly #known = new Map<string, PortState>();
@@ -200,9 +209,12 @@ class ConsoleSession implements SwitchSession {
   async begin(): Promise<void> {
     await this.#walk("privileged");
     // A device that knows no such command will page, which the channel can take.
-    await this.channel.command(this.profile.pagingOff).catch((error: unknown) => {
-      if (!(error instanceof CommandRefused)) throw error;
-    });
+    await this.channel.command(this.profile.pagingOff).catch(unlessRefused);
+    if (this.target.knownSerial !== null) return;
+    const answer = (await this.channel.command(this.profile.showSerial).catch(unlessRefused)) ?? [];
+    const serials = answer.flatMap((line) => serialForm.exec(line)?.[1] ?? []);
+    // The first one of a stack is its master's.
+    await this.target.claimSerial(serials[0]?.toUpperCase() ?? "");
   }
 
   async applyPort(port: string, desired: PortState): Promise<void> {
@@ -266,7 +278,8 @@ class ConsoleSession implements SwitchSession {
     const { command, question, answer, done } = this.profile.save;
     await this.#named(null, async () => {
       await this.#walk("privileged");
-      const output = await this.channel.command(command, { questions: [{ asked: question, answer }] });
+      const { confirm } = this.target;
+      const output = await this.channel.command(command, { questions: [{ asked: question, answer }], confirm });
       if (!output.some((line) => done.test(line))) {
         throw new CommandRefused(command, this.channel.words(output.findLast((line) => line !== "") ?? ""));
       }
@@ -289,8 +302,9 @@ class ConsoleSession implements SwitchSession {
 
   async #change(ports: readonly string[], actual: PortState, desired: PortState): Promise<void> {
     for (const port of ports) this.#known.delete(port);
+    const { confirm } = this.target;
     await this.#walk("config");
-    await this.channel.command(this.profile.enterInterface(ports));
+    await this.channel.command(this.profile.enterInterface(ports), { confirm });
     const { mode } = this.channel;
     // Where the prompt names the interface, it has to be this one.
     const [, named] = /-([a-z]+[\d/]+)\)#$/i.exec(mode) ?? [];
@@ -299,7 +313,7 @@ class ConsoleSession implements SwitchSession {
     if (!right || !this.profile.modes.interface.prompt.test(mode)) {
       throw new Unreadable(`the prompt does not say that this is the interface, but ends with '${this.channel.words(mode)}'`);
     }
-    for (const line of this.profile.change(actual, desired, this.#dummyVlan)) await this.channel.command(line);
+    for (const line of this.profile.change(actual, desired, this.#dummyVlan)) await this.channel.command(line, { confirm });
     await this.#walk("config");
   }
 

@@ -49,6 +49,7 @@ export const dellN3000Profile: ConsoleProfile = {
   },
   escape: "exit",
   pagingOff: "terminal length 0",
+  showSerial: "show version",
   showPort: (port) => `show interfaces switchport ${port}`,
   parsePort,
   enterInterface: ([port]) => `interface ${port}`,

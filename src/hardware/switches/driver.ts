@@ -25,6 +25,12 @@ export interface SwitchTarget<Settings = Record<string, unknown>> extends Switch
    * a driver refuses to go on when another one comes back than it presented.
    */
   knownHostKey(presented: string): Promise<string>;
+  /** The serial number by which this switch is known: empty when it was asked and did not tell, null when it never was. */
+  readonly knownSerial: string | null;
+  /** Tell what a switch says that it is, empty when it does not tell. Rejects when that is known as another switch: then go no further. */
+  claimSerial(serial: string): Promise<void>;
+  /** Rejects when haas may not change this switch any more. Awaited right before each line or call that changes something. */
+  confirm(): Promise<void>;
   readonly observer?: SessionObserver | undefined;
   /** Ends the attempt to open a session. */
   readonly signal?: AbortSignal | undefined;

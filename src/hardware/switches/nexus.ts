@@ -39,6 +39,7 @@ export const nexusProfile: ConsoleProfile = {
   },
   escape: "end",
   pagingOff: "terminal length 0",
+  showSerial: "show version",
   showPort: (port) => `show interface ${typed(port)} switchport`,
   showAll: { command: "show interface switchport", split },
   parsePort,

@@ -1,5 +1,5 @@
 import { Type } from "@sinclair/typebox";
-import { badArgument, messageOf, quote, SwitchError } from "../../errors.ts";
+import { badArgument, messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
 import { CommandError, type CommandResult, failureSentence, runCommand } from "../command.ts";
 import { fields } from "../settings.ts";
 import { type PortState, samePort, type SwitchDriver } from "./driver.ts";
@@ -73,9 +73,12 @@ export const ovs: SwitchDriver<Settings> = {
   plan: (port, actual, desired, settings) =>
     samePort(actual, desired) ? [] : [["ovs-vsctl", ...baseArguments(settings), ...setPort(port, desired)].join(" ")],
 
-  async open({ label, settings }) {
-    const bridge = new Bridge(`Switch ${quote(label)}`, settings);
-    await bridge.read();
+  async open({ label, settings, claimSerial, confirm, signal }) {
+    const ending = new AbortController();
+    signal?.addEventListener("abort", () => ending.abort());
+    const bridge = new Bridge(`Switch ${quote(label)}`, settings, ending.signal);
+    // A bridge has the same uuid by whatever name or socket its database is reached.
+    await claimSerial((await bridge.read()).uuid);
     let changedAt = -Infinity;
     return {
       async applyPort(port, desired) {
@@ -83,6 +86,7 @@ export const ovs: SwitchDriver<Settings> = {
         const row = bridge.find(ports, port);
         const others = isEmpty(desired) ? ports.filter((other) => other !== row).flatMap(seal) : [];
         const before = stateOf(row, ports, mirrors);
+        await confirm();
         await bridge.run([...setPort(port, desired), ...others], `port ${quote(port)}: `);
         if (!samePort(before, desired) || others.length > 0) changedAt = performance.now();
         // After the write: a mirror is no reason to leave a port open.
@@ -93,7 +97,7 @@ export const ovs: SwitchDriver<Settings> = {
         const { ports, mirrors } = await bridge.read();
         return new Map(wanted.map((port) => [port, stateOf(bridge.find(ports, port), ports, mirrors)]));
       },
-      close: async () => {},
+      close: async () => ending.abort(),
     };
   },
 };
@@ -182,6 +186,8 @@ class Bridge {
   constructor(
     readonly title: string,
     readonly settings: Settings,
+    /** Ends what is under way. */
+    readonly signal: AbortSignal,
   ) {}
 
   error(words: string, cause?: unknown): SwitchError {
@@ -200,7 +206,9 @@ class Bridge {
       argv: ["ovs-vsctl", ...baseArguments(this.settings), ...command],
       timeoutMs: processTimeoutMs,
       maxOutputBytes,
+      signal: this.signal,
     }).catch((error: unknown) => {
+      if (this.signal.aborted) throw new SessionLostError(`${this.title}: the session was closed.`);
       if (error instanceof CommandError && error.reason === "not-installed") {
         throw this.error("ovs-vsctl is not installed on the server (Debian package: openvswitch-switch)", error);
       }
@@ -218,7 +226,7 @@ class Bridge {
   }
 
   /** The bridge's ports and mirrors, once ovs-vswitchd has taken everything that its database holds. */
-  async read(): Promise<{ ports: PortRow[]; mirrors: MirrorRow[] }> {
+  async read(): Promise<{ uuid: string; ports: PortRow[]; mirrors: MirrorRow[] }> {
     const deadline = performance.now() + settleTimeoutMs;
     for (;;) {
       const [systems, bridges, ports, mirrors] = await this.#tables();
@@ -238,7 +246,7 @@ class Bridge {
     const { stdout } = await this.run([
       "--format=json",
       ...list("Open_vSwitch", "next_cfg,cur_cfg"),
-      ...list("Bridge", "name,ports,mirrors"),
+      ...list("Bridge", "_uuid,name,ports,mirrors"),
       ...list("Port", "_uuid,name,vlan_mode,tag,trunks,protected"),
       ...list("Mirror", "_uuid,name,output_port,output_vlan"),
     ]);
@@ -269,6 +277,7 @@ class Bridge {
     const ours = new Set(members(bridge["ports"]));
     const ourMirrors = new Set(members(bridge["mirrors"]));
     return {
+      uuid: String(bridge["_uuid"]),
       ports: ports.filter((row) => ours.has(row["_uuid"])).map(portRow),
       mirrors: mirrors.filter((row) => ourMirrors.has(row["_uuid"])).map(mirrorRow),
     };

@@ -40,6 +40,7 @@ export const powerConnect55xxProfile: ConsoleProfile = {
   },
   escape: "exit",
   pagingOff: "terminal datadump",
+  showSerial: "show system id",
   showPort: (port) => `show interfaces switchport ${port}`,
   parsePort,
   enterInterface: ([port]) => `interface ${port}`,

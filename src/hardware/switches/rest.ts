@@ -132,6 +132,7 @@ class RestClient {
 
   /** Send one call. An answer that is neither a success nor in `already` rejects. `about` is what the failure concerns: see aboutPort. */
   async send(step: Step, about: string): Promise<Answer> {
+    if (step.call.method !== "GET") await this.target.confirm();
     const answer = await this.#exchange(step.call, about, this.target.commandTimeoutMs, "all");
     this.#check(answer, step, about);
     return answer;

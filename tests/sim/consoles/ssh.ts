@@ -5,7 +5,7 @@ import { type Host, type Serve, Session, type Welcome, type Wire } from "./sessi
 export interface SshOptions {
   /** A public key, as in `authorized_keys`, that logs in as well as the password. */
   readonly authorizedKey?: string;
-  /** The private key of the SSH server, PEM. Default: one for the process. */
+  /** The private key of the SSH server, PEM. Default: a new one. */
   readonly hostKey?: string;
   /** An SSH server that knows nothing newer than 2005. */
   readonly legacyAlgorithms?: true;
@@ -13,7 +13,6 @@ export interface SshOptions {
   readonly shellLogin?: true;
 }
 
-let ownHostKey: string | undefined;
 const legacyAlgorithms = {
   kex: ["diffie-hellman-group14-sha1"],
   serverHostKey: ["ssh-rsa"],
@@ -24,8 +23,7 @@ const legacyAlgorithms = {
 const algorithms = { cipher: ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr"] } as const;
 
 export function sshServer(options: SshOptions): Serve {
-  ownHostKey ??= utils.generateKeyPairSync("rsa", { bits: 2048 }).private;
-  const hostKeys = [{ key: parseKey(options.hostKey ?? ownHostKey) }];
+  const hostKeys = [{ key: parseKey(options.hostKey ?? newHostKey(options.legacyAlgorithms === true)) }];
   const authorizedKey = options.authorizedKey === undefined ? null : parseKey(options.authorizedKey);
   return (socket, host, welcome) => {
     const { ident } = host.dialect;
@@ -51,6 +49,9 @@ export function sshServer(options: SshOptions): Serve {
     server.injectSocket(socket);
   };
 }
+
+const newHostKey = (legacy: boolean): string =>
+  (legacy ? utils.generateKeyPairSync("rsa", { bits: 2048 }) : utils.generateKeyPairSync("ecdsa", { bits: 256 })).private;
 
 function parseKey(text: string): ParsedKey {
   const key = utils.parseKey(text);
