@@ -22,6 +22,8 @@ export interface ConsoleOptions extends EmulatorOptions, SshOptions {
   readonly enablePassword?: string;
   /** The dummy VLAN exists on an N3000 and does not on a Nexus, unless this says so. */
   readonly dummyExists?: boolean;
+  /** Default: one that no other has. */
+  readonly serial?: string;
 }
 
 /** How long a connection waits for the ends of others. */
@@ -40,6 +42,7 @@ export async function startConsole(kind: ConsoleKind, options: ConsoleOptions = 
     vlans: vlansOf(dialect, options),
     factory: dialect.factory,
     noNative: dialect.dummyExists === null ? null : dummyVlan,
+    serial: options.serial ?? `SN${crypto.randomUUID().slice(0, 8).toUpperCase()}`,
   });
   const sockets = new Set<Socket>();
   const sessions = { now: 0, most: 0 };

@@ -116,7 +116,13 @@ const exec: Commands = {
     ),
     "",
   ],
-  "show version": () => ["", "Machine Description............... Dell Networking Switch", "System Model ID................... N3048", ""],
+  "show version": ({ device }) => [
+    "",
+    "Machine Description............... Dell Networking Switch",
+    "System Model ID................... N3048",
+    `Serial Number..................... ${device.serial}`,
+    "",
+  ],
   "copy running-config startup-config": save,
   "write memory": save,
 };

@@ -93,6 +93,8 @@ interface Hardware {
   readonly factory: PortConfig;
   /** The native VLAN of a port that has none. */
   readonly noNative: number | null;
+  /** As on its label; no two devices have the same. */
+  readonly serial: string;
 }
 
 /** What a switch holds: its running and its startup config, and what frames they mean. */
@@ -117,6 +119,10 @@ export class Device {
         return [keys[0]!, factory];
       }),
     );
+  }
+
+  get serial(): string {
+    return this.#hardware.serial;
   }
 
   /** The key of a port's name as haas, or somebody at the console, writes it; null when there is no such port. */

@@ -86,7 +86,17 @@ const exec: Commands = {
   "show interface <ports> switchport": (shell, { ports }) => showSwitchport(shell, ports),
   "show vlan": showVlan,
   "show vlan brief": showVlan,
-  "show version": () => ["Cisco Nexus Operating System (NX-OS) Software", "", "Software", "  system:    version 6.0(2)A8(11)", ""],
+  "show version": ({ device }) => [
+    "Cisco Nexus Operating System (NX-OS) Software",
+    "",
+    "Software",
+    "  system:    version 6.0(2)A8(11)",
+    "",
+    "Hardware",
+    "  cisco Nexus 3548 Chassis",
+    `  Processor Board ID ${device.serial}`,
+    "",
+  ],
   "copy running-config startup-config": save,
 };
 

@@ -120,6 +120,7 @@ const exec: Commands = {
   },
   "show interfaces switchport": (shell) => showSwitchport(shell, shell.device.running.ports.keys()),
   "show interfaces switchport <port>": (shell, { ports }) => showSwitchport(shell, ports),
+  "show system id": ({ device }) => ["Service tag: 7TG5X2S", `Serial number: ${device.serial}`, "Asset tag: none", ""],
   "show vlan": ({ device }) => [
     "",
     "Created by: D-Default, S-Static, G-GVRP, R-Radius Assigned VLAN, V-Voice VLAN",
