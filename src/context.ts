@@ -17,6 +17,8 @@ export interface Context {
   readonly headnodes: HeadnodeDriver;
   readonly allocator: Allocator;
   readonly authenticator: Authenticator;
+  /** Aborted when this haas comes to its end: no connection to a device is begun or waited for any more. */
+  readonly ending: AbortController;
   /** Tell the worker that the journal has something new. Call it after the commit. */
   wake(): void;
 }

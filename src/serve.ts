@@ -53,6 +53,7 @@ export async function createContext(config: Config, log: Log, wake: () => void):
       config.headnode.driver === "mock" ? mockHeadnodes() : libvirt({ ...config.headnode, endpoint: config.headnode.libvirtEndpoint }),
     allocator,
     authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
+    ending: new AbortController(),
     wake,
   };
 }
@@ -81,7 +82,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   });
   await untilSignal();
   log.info("stopping: finishing what is in hand");
-  hangUp(sessionGraceMs);
+  hangUp(ctx, sessionGraceMs);
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
   await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
   await within(closeTimeoutMs, ctx.db.destroy());
@@ -162,7 +163,7 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
     log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
     await untilSignal();
     log.info("stopping: finishing what is in hand");
-    hangUp(sessionGraceMs);
+    hangUp(ctx, sessionGraceMs);
     await Promise.all([worker.stop(), verifier?.stop(), listener?.stop()]);
     await within(closeTimeoutMs, releaseAll());
   } finally {

@@ -33,13 +33,13 @@ export async function releaseAll(): Promise<void> {
   await Promise.all([...inHand].map((held) => held.release().catch(() => {})));
 }
 
-/**
- * For the end of the process: no connection is waited for any more, and in `graceMs` every session ends, whatever is under way in it.
- */
-export function hangUp(graceMs: number): void {
-  for (const held of inHand) held.giveUp();
+/** For the end of the process: no connection is begun or waited for any more, and in `graceMs` every session ends, whatever is under way in it. */
+export function hangUp(ctx: Context, graceMs: number): void {
+  ctx.ending.abort();
+  const mine = [...inHand].filter((held) => held.ctx === ctx);
+  for (const held of mine) held.giveUp();
   setTimeout(() => {
-    for (const held of inHand) void held.endSession();
+    for (const held of mine) void held.endSession();
   }, graceMs).unref();
 }
 
@@ -99,6 +99,7 @@ export class HeldSwitch {
     if (this.lost) throw this.#takenOver();
     if (this.#session) return this.#session;
     const { ctx, row } = this;
+    if (ctx.ending.signal.aborted) throw blocked("This haas is coming to its end.");
     const aborter = (this.#opening = new AbortController());
     const driver = ctx.switches.byType(row.type);
     const limits = ctx.switches.limits(driver);
@@ -216,7 +217,7 @@ async function takeWithin(ctx: Context, row: SwitchRow, waitMs: number): Promise
     const held = await HeldSwitch.take(ctx, row);
     if (held) return held;
     if (!(await ctx.db.selectFrom("switch").select("id").where("id", "=", row.id).executeTakeFirst())) throw notFound("Switch", row.label);
-    if (deadline.passed) throw await inUse(ctx.db, row);
+    if (deadline.passed || ctx.ending.signal.aborted) throw await inUse(ctx.db, row);
     await Bun.sleep(waitPauseMs);
   }
 }
