@@ -7,6 +7,8 @@ import type { Emulator } from "../sim/emulator.ts";
 import { haasBinary } from "../support/binary.ts";
 import { isConsole, onEveryLine, portNames, registration, startEmulator, type Vendor, vendors } from "../support/emulators.ts";
 import { freePort } from "../support/postgres.ts";
+import { randomFrom, seed } from "../support/random.ts";
+import { seenOnSqlite } from "../support/seen.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
@@ -29,17 +31,6 @@ const longestRunMs = 10_000;
 const setUpTimeoutMs = 120_000;
 const settleTimeoutMs = 60_000;
 const testTimeoutMs = 300_000;
-const seed = Number(process.env.HAAS_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-/** mulberry32. */
-function randomFrom(state: number): () => number {
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 interface Switch {
   /** Also its name. */
@@ -342,15 +333,7 @@ async function restOf(label: string): Promise<void> {
 function openDatabase(): Database {
   const database = new Database(file);
   database.run("pragma busy_timeout = 10000");
-  database.run("create table seen (n integer primary key, uuid text, nic integer, network integer, channel text, event text)");
-  database.run(`create trigger seen_change after update of status on networking_action when new.status <> old.status
-  begin insert into seen (uuid, event) values (new.uuid, old.status || ' to ' || new.status); end`);
-  database.run(`create trigger seen_loss after delete on networking_action when old.type <> 'sync_port'
-  begin insert into seen (uuid, event) values (old.uuid, 'deleted'); end`);
-  database.run(`create trigger seen_attach after insert on attachment
-  begin insert into seen (nic, network, channel, event) values (new.nic_id, new.network_id, new.channel, 'attached'); end`);
-  database.run(`create trigger seen_detach after delete on attachment
-  begin insert into seen (nic, network, channel, event) values (old.nic_id, old.network_id, old.channel, 'detached'); end`);
+  for (const statement of seenOnSqlite) database.run(statement);
   return database;
 }
 
