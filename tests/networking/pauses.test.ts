@@ -20,15 +20,15 @@ import { untilWithin } from "../support/until.ts";
 
 const leaseSeconds = 5;
 /** Of each kind of console (three vendors, SSH and telnet), and of Open vSwitch. */
-const switchesPerConsole = whole ? 3 : 2;
-const bridgeCount = whole ? 6 : 4;
+const switchesPerConsole = 2;
+const bridgeCount = 4;
 const trialsWanted = 200;
 /** What a server that goes on has begun has to end in so many milliseconds, and any harm of it be known. */
 const graceMs = 3_000;
 const setUpTimeoutMs = 120_000;
 const arrivalTimeoutMs = 30_000;
 /** Long enough for a lease of the default length, should `lease_time` be of no effect. */
-const takeoverTimeoutMs = 90_000;
+const takeoverTimeoutMs = 75_000;
 const settleTimeoutMs = 60_000;
 const testTimeoutMs = whole ? 1_500_000 : 240_000;
 
@@ -214,6 +214,8 @@ interface Tally {
   typed: number;
   quarantined: number;
   missed: number;
+  /** Ports that were not quarantined although another server took them over. */
+  trusted: string[];
 }
 
 /** One stop of A, amid a change of every switch. */
@@ -286,6 +288,7 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     tally.steps.set(one.kind, (tally.steps.get(one.kind) ?? new Set()).add(step));
     tally.typed += one.since.length;
     if (watch.suspects.has(keyOf({ switch: one.name, port: one.port }))) tally.quarantined++;
+    else if (moment !== "amid") tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
   }
   tally.missed += plan.length - held.length;
 }
@@ -308,24 +311,23 @@ describe.each(databases)("a server that is stopped amid its changes, on %s", (ki
     async () => {
       console.log(`seed: HAAS_TEST_SEED=${seed}`);
       const random = randomFrom(seed + databases.indexOf(kind));
-      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, missed: 0 };
+      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, missed: 0, trusted: [] };
       const total = () => [...tally.trials.values()].reduce((sum, n) => sum + n, 0);
       const decks = new Map<string, number[]>();
       const report = (watch: PortWatch, clock: Clock) =>
         console.log(
-          `${kind}, ${clock}: ${total()} trials so far (${[...tally.trials].map(([kind, n]) => `${kind} ${n}, ${tally.steps.get(kind)!.size} steps`).join("; ")}), ` +
+          `${kind}, ${clock}: ${total()} trials so far (${[...tally.trials].map(([kind, n]) => `${kind} ${n} at ${tally.steps.get(kind)!.size} steps`).join("; ")}), ` +
             `${tally.missed} changes done before their step, ${tally.typed} lines typed on, ${tally.quarantined} ports quarantined; ` +
             `${watch.checks} checks, at worst ${Math.round(watch.longestMs)} ms until harm was known`,
         );
       const turns = whole ? (Object.keys(clocks) as Clock[]) : sample[kind];
-      for (const [turn, clock] of turns.entries()) {
-        const upTo = (trialsWanted / databases.length) * ((turn + 1) / turns.length);
+      for (const clock of turns) {
         rig = await startRig(kind, clock);
         const { b, watch } = rig;
-        for (let n = 0; n === 0 || (whole && (total() < upTo || n < moments.length)); n++) {
-          const moment = whole ? moments[n % moments.length]! : pick(random, moments);
+        for (const moment of whole ? moments : [pick(random, moments)]) {
           await round(rig, random, decks, moment, tally);
           expect(watch.violations).toEqual([]);
+          expect(tally.trusted).toEqual([]);
         }
         await watch.stop();
         report(watch, clock);

@@ -150,7 +150,7 @@ export class OvsSwitch implements SteppedSwitch {
   readonly kind = "ovs";
   readonly port: string;
   readonly body: unknown;
-  steps = 0;
+  #steps = 0;
   #directory: string;
   #hold: { file: string; holding: Holding } | null = null;
   #runsBefore = 0;
@@ -184,8 +184,11 @@ export class OvsSwitch implements SteppedSwitch {
     return this.#runs().slice(this.#runsBefore);
   }
 
+  get steps(): number {
+    return (this.#steps = Math.max(this.#steps, this.#runs().length));
+  }
+
   arm(step: number, holding: Holding): void {
-    this.steps = Math.max(this.steps, this.#runs().length);
     for (const name of ["runs", "arrived"]) rmSync(join(this.#directory, name), { force: true });
     const file = join(this.#directory, `${step + 1}.${holding === "late" ? "before" : "after"}`);
     writeFileSync(file, "");
