@@ -87,7 +87,7 @@ async function startRig(kind: DatabaseKind, clock: Clock): Promise<Rig> {
   const { path, holds } = heldOvs(directory);
   const endings: (() => Promise<void>)[] = [];
   const stop = async () => {
-    for (const end of endings.splice(0).reverse()) await end();
+    for (const end of endings.splice(0).toReversed()) await end();
   };
   const switches: SteppedSwitch[] = [];
   let watch: PortWatch | null = null;
