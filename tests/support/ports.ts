@@ -37,24 +37,23 @@ export async function openDatabase(uri: string): Promise<OpenDatabase> {
       close: async () => database.close(),
     };
   }
-  const client = new pg.Client({ connectionString: uri, statement_timeout: busyTimeoutMs });
-  client.on("error", () => {});
-  await client.connect();
+  // Of one connection: it takes one query after the other.
+  const pool = new pg.Pool({ connectionString: uri, max: 1, statement_timeout: busyTimeoutMs });
+  pool.on("error", () => {});
   const all: OpenDatabase["all"] = async (sql, ...parameters) => {
     let n = 0;
     return (
-      await client.query(
+      await pool.query(
         sql.replaceAll("?", () => `$${++n}`),
         [...parameters],
       )
     ).rows;
   };
+  const others = "datname = current_database() and pid <> pg_backend_pid()";
   return {
     all,
-    isLocked: async () =>
-      (await all("select 1 from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'"))
-        .length > 0,
-    close: () => client.end(),
+    isLocked: async () => (await all(`select 1 from pg_stat_activity where ${others} and state <> 'idle'`)).length > 0,
+    close: () => pool.end(),
   };
 }
 

@@ -84,11 +84,13 @@ export class ConsoleSwitch implements SteppedSwitch {
   }
 
   stopped(): void {
+    // An empty line that it typed because no answer came is of before.
+    this.since = [];
     this.#stopped.resolve();
   }
 
   wentOn(): void {
-    this.stopped();
+    this.#stopped.resolve();
     this.#wentOn.resolve();
     if (this.heldAt === null) this.#armed = null;
   }
