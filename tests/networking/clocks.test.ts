@@ -7,9 +7,10 @@ import { portNames, registration } from "../support/emulators.ts";
 import { clockErrorOf, settableClock } from "../support/faketime.ts";
 import { type OpenDatabase, openDatabase } from "../support/ports.ts";
 import { freePort } from "../support/postgres.ts";
+import { whole } from "../support/random.ts";
 import { secrets } from "../support/secrets.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
-import { databases, freshUri, mockObm, scratch } from "../support/service.ts";
+import { type DatabaseKind, databases, freshUri, mockObm, scratch } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
 
 // Somebody sets the clock of a server while things wait: each of them goes on when it would have, within a minute.
@@ -21,6 +22,8 @@ const vendor = "powerconnect55xx" satisfies ConsoleKind;
 const ports = [portNames[vendor](1), portNames[vendor](2)] as const;
 const port = ports[0];
 const jumps = ["-1h", "+1h"] as const;
+type Jump = (typeof jumps)[number];
+const sample: Readonly<Record<DatabaseKind, readonly Jump[]>> = { sqlite: ["-1h"], postgres: ["+1h"] };
 
 let binary: string;
 beforeAll(async () => {
@@ -41,7 +44,9 @@ describe.each(databases)("on %s", (kind) => {
   const until = untilWithin(boundMs, () => server.log().slice(-3_000));
 
   async function start(): Promise<void> {
-    const more = "[network-daemon]\nlease_time = 5\nmax_tries = 1000\nsleep_time = 0.5\nverify_interval = 1";
+    const daemon = "[network-daemon]\nlease_time = 5\nmax_tries = 1000\nsleep_time = 0.5\nverify_interval = 1";
+    // Longer than anything here may take: what is waited for does not come by itself.
+    const more = `${daemon}\n[haas.ext.switches.dell]\nconnect_timeout = 300`;
     const { env } = clock;
     server = await startServer({ kind, uri, port: served, binary, more, env, auth, logLevel: "info", directory: place.path });
     started.push(server);
@@ -95,7 +100,7 @@ describe.each(databases)("on %s", (kind) => {
   }
 
   /** Set the server's clock, and see that it believes it. */
-  async function jump(offset: (typeof jumps)[number], headers: Record<string, string> = {}): Promise<void> {
+  async function jump(offset: Jump, headers: Record<string, string> = {}): Promise<void> {
     clock.set(offset);
     // Something that it writes to its log.
     expect((await call("PUT", `/project/jump${crypto.randomUUID()}`, undefined, headers)).status).toBe(200);
@@ -139,7 +144,7 @@ describe.each(databases)("on %s", (kind) => {
   const isDone = async (action: string) => (await statusOf(action)).status === "DONE";
   const hasFailedOnce = async (action: string) => (await statusOf(action)).attempts > 0;
 
-  describe.each(jumps)("the clock jumps by %s while", (offset) => {
+  describe.each(whole ? [...jumps] : [...sample[kind]])("the clock jumps by %s while", (offset) => {
     test(
       "a change waits for its next try, and others come, for the same switch and for another one",
       async () => {
