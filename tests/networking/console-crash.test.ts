@@ -7,6 +7,9 @@ import type { Emulator } from "../sim/emulator.ts";
 import { haasBinary } from "../support/binary.ts";
 import { isConsole, onEveryLine, portNames, registration, startEmulator, type Vendor, vendors } from "../support/emulators.ts";
 import { freePort } from "../support/postgres.ts";
+import { openDatabase as openDatabaseOf } from "../support/ports.ts";
+import { randomFrom, seed } from "../support/random.ts";
+import { expectDoneOnce, seenOnSqlite } from "../support/seen.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
@@ -29,17 +32,6 @@ const longestRunMs = 10_000;
 const setUpTimeoutMs = 120_000;
 const settleTimeoutMs = 60_000;
 const testTimeoutMs = 300_000;
-const seed = Number(process.env.HAAS_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-/** mulberry32. */
-function randomFrom(state: number): () => number {
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 interface Switch {
   /** Also its name. */
@@ -275,7 +267,14 @@ test(
     await until("nothing is pending", () => pending() === 0);
     for (const { emulator } of switches) emulator.behaviour.fault = null;
     expect(trespasses).toEqual([]);
-    await expectDoneOnce(database, accepted, unknown);
+    for (const id of accepted) {
+      expect({ id, ...(await ask(`/networking_action/${id}`)) }).toMatchObject({ id, status: "DONE", reason: null });
+    }
+    const account = await openDatabaseOf(uri);
+    await expectDoneOnce(account, accepted, unknown);
+    await account.close();
+    expect(database.query("pragma integrity_check").all()).toEqual([{ integrity_check: "ok" }]);
+    expect(database.query("pragma foreign_key_check").all()).toEqual([]);
 
     // The switches against the database, against what the API says, and as the command sees them.
     expect(compareIdle(database)).toBe(places.length);
@@ -342,15 +341,7 @@ async function restOf(label: string): Promise<void> {
 function openDatabase(): Database {
   const database = new Database(file);
   database.run("pragma busy_timeout = 10000");
-  database.run("create table seen (n integer primary key, uuid text, nic integer, network integer, channel text, event text)");
-  database.run(`create trigger seen_change after update of status on networking_action when new.status <> old.status
-  begin insert into seen (uuid, event) values (new.uuid, old.status || ' to ' || new.status); end`);
-  database.run(`create trigger seen_loss after delete on networking_action when old.type <> 'sync_port'
-  begin insert into seen (uuid, event) values (old.uuid, 'deleted'); end`);
-  database.run(`create trigger seen_attach after insert on attachment
-  begin insert into seen (nic, network, channel, event) values (new.nic_id, new.network_id, new.channel, 'attached'); end`);
-  database.run(`create trigger seen_detach after delete on attachment
-  begin insert into seen (nic, network, channel, event) values (old.nic_id, old.network_id, old.channel, 'detached'); end`);
+  for (const statement of seenOnSqlite) database.run(statement);
   return database;
 }
 
@@ -458,63 +449,4 @@ function compareIdle(database: Database): number {
     }
   }
   return idle;
-}
-
-/** Each action is DONE as the API tells it, and got there once; every attachment came and went with an action of its own. */
-async function expectDoneOnce(database: Database, accepted: readonly string[], unknown: number): Promise<void> {
-  for (const id of accepted) {
-    expect({ id, ...(await ask(`/networking_action/${id}`)) }).toMatchObject({ id, status: "DONE", reason: null });
-  }
-  interface Action {
-    uuid: string;
-    type: string;
-    nic_id: number;
-    network_id: number | null;
-    channel: string | null;
-    new_network: string | null;
-  }
-  const actions = database.query<Action, []>("select * from networking_action order by id").all();
-  const events = database
-    .query<{ uuid: string; event: string }, []>("select uuid, event from seen where uuid is not null order by uuid")
-    .all();
-  expect(events).toEqual(actions.map(({ uuid }) => ({ uuid, event: "PENDING to DONE" })).toSorted((a, b) => (a.uuid < b.uuid ? -1 : 1)));
-  expect(new Set(actions.map(({ uuid }) => uuid)).isSupersetOf(new Set(accepted))).toBe(true);
-  // Nothing was queued that no request asked for: the rest are requests whose answer was lost.
-  expect(actions.length - accepted.length).toBeLessThanOrEqual(unknown);
-
-  const attachment = ({ network, channel }: { network: number | null; channel: string | null }) => `${network} on ${channel}`;
-  for (const [nic, mine] of Map.groupBy(actions, ({ nic_id }) => nic_id)) {
-    const held = new Set<string>();
-    const expected = mine.flatMap(({ type, network_id, channel, new_network }) => {
-      if (type === "revert_port") {
-        const gone = [...held].map((one) => `detached ${one}`).sort();
-        held.clear();
-        return gone;
-      }
-      const one = attachment({ network: network_id, channel });
-      if (new_network === null) held.delete(one);
-      else held.add(one);
-      return [`${new_network === null ? "detached" : "attached"} ${one}`];
-    });
-    const seen = database
-      .query<{ network: number; channel: string; event: string }, [number]>(
-        "select network, channel, event from seen where nic = ? order by n",
-      )
-      .all(nic)
-      .map((row) => `${row.event} ${attachment(row)}`);
-    expect({ nic, seen: inOrder(seen) }).toEqual({ nic, seen: inOrder(expected) });
-  }
-  expect(database.query("pragma integrity_check").all()).toEqual([{ integrity_check: "ok" }]);
-  expect(database.query("pragma foreign_key_check").all()).toEqual([]);
-}
-
-/** Runs of detachments sorted: in which order a port leaves its networks by one action is nobody's business. */
-function inOrder(events: readonly string[]): string[] {
-  const runs: string[][] = [];
-  for (const event of events) {
-    const run = runs.at(-1);
-    if (event.startsWith("detached") && run?.[0]?.startsWith("detached")) run.push(event);
-    else runs.push([event]);
-  }
-  return runs.flatMap((run) => run.sort());
 }

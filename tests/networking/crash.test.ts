@@ -1,8 +1,10 @@
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type OvsLab, startOvs } from "../support/ovs-lab.ts";
+import { columnsFor, columnsOfPorts, type OvsLab, startOvs } from "../support/ovs-lab.ts";
 import { freePort } from "../support/postgres.ts";
+import { randomFrom, seed } from "../support/random.ts";
+import { seenOnSqlite } from "../support/seen.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { mockObm, scratch } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
@@ -18,17 +20,6 @@ const nodesPerBridge = 5;
 const labTimeoutMs = 60_000;
 const settleTimeoutMs = 60_000;
 const testTimeoutMs = 300_000;
-const seed = Number(process.env.HAAS_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-/** mulberry32. */
-function randomFrom(state: number): () => number {
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const nodes = bridges.flatMap((bridge) =>
   Array.from({ length: nodesPerBridge }, (_, i) => ({ bridge, node: `${bridge}n${i}`, port: `${bridge}p${i}` })),
@@ -135,15 +126,7 @@ test(
     }
     const database = new Database(file);
     database.run("pragma busy_timeout = 10000");
-    database.run("create table seen (n integer primary key, uuid text, nic integer, network integer, channel text, event text)");
-    database.run(`create trigger seen_change after update of status on networking_action when new.status <> old.status
-    begin insert into seen (uuid, event) values (new.uuid, old.status || ' to ' || new.status); end`);
-    database.run(`create trigger seen_loss after delete on networking_action when old.type <> 'sync_port'
-    begin insert into seen (uuid, event) values (old.uuid, 'deleted'); end`);
-    database.run(`create trigger seen_attach after insert on attachment
-    begin insert into seen (nic, network, channel, event) values (new.nic_id, new.network_id, new.channel, 'attached'); end`);
-    database.run(`create trigger seen_detach after delete on attachment
-    begin insert into seen (nic, network, channel, event) values (old.nic_id, old.network_id, old.channel, 'detached'); end`);
+    for (const statement of seenOnSqlite) database.run(statement);
 
     const pending = () =>
       database.query<{ n: number }, []>("select count(*) as n from networking_action where status = 'PENDING'").get()!.n;
@@ -291,7 +274,7 @@ async function compare(database: Database): Promise<number> {
     .all()
     .map(({ label }) => label);
   const idle = nodes.filter(({ port: label }) => !busy.includes(label));
-  const onSwitch = await columnsOfPorts();
+  const onSwitch = await columnsOfPorts(lab);
   for (const { port: label } of idle) {
     const mine = attachmentsOn(database, label);
     const native = mine.find(({ channel }) => channel === "vlan/native")?.vlan ?? null;
@@ -299,28 +282,4 @@ async function compare(database: Database): Promise<number> {
     expect({ label, ...onSwitch.get(label) }).toEqual({ label, ...columnsFor(native, tagged) });
   }
   return idle.length;
-}
-
-interface Columns {
-  vlan_mode: string;
-  tag: number | null;
-  trunks: number[];
-}
-
-/** From ovs-vswitchd.conf.db(5), not from the driver: what each state has to look like. 4095 is in no network. */
-function columnsFor(native: number | null, tagged: number[]): Columns {
-  if (native === null) return { vlan_mode: "trunk", tag: null, trunks: tagged.length === 0 ? [4095] : tagged };
-  return { vlan_mode: tagged.length === 0 ? "access" : "native-untagged", tag: native, trunks: tagged };
-}
-
-async function columnsOfPorts(): Promise<Map<string, Columns>> {
-  const text = await lab.vsctl("--format=json", "--columns=name,vlan_mode,tag,trunks", "list", "port");
-  const { data } = JSON.parse(text) as { data: [string, unknown, unknown, unknown][] };
-  const set = (cell: unknown): any[] => (Array.isArray(cell) ? cell[1] : [cell]);
-  return new Map(
-    data.map(([name, mode, tag, trunks]) => [
-      name,
-      { vlan_mode: set(mode)[0], tag: set(tag)[0] ?? null, trunks: set(trunks).toSorted((a, b) => a - b) },
-    ]),
-  );
 }

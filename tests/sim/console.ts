@@ -9,7 +9,7 @@ import { powerconnect55xx } from "./consoles/powerconnect55xx.ts";
 import type { Host } from "./consoles/session.ts";
 import { type SshOptions, sshServer } from "./consoles/ssh.ts";
 import { serveTelnet } from "./consoles/telnet.ts";
-import { type Behaviour, calm, type Emulator, type EmulatorOptions, type Fault } from "./emulator.ts";
+import { type Behaviour, calm, type Emulator, type EmulatorOptions, type Fault, type Hold } from "./emulator.ts";
 
 const dialects = { powerconnect55xx, delln3000, nexus } as const satisfies Record<string, Dialect>;
 
@@ -63,6 +63,7 @@ export async function startConsole(kind: ConsoleKind, options: ConsoleOptions = 
       device.powerCycle();
     },
     messages: 0,
+    connections: 0,
   };
   const serve = options.transport === "telnet" ? serveTelnet : sshServer(options);
   const server = createServer((socket) => void accept(socket));
@@ -152,6 +153,7 @@ class CountedBehaviour implements Behaviour {
   logs = false;
   sessionLimit: number | null = null;
   refusesLogins = false;
+  onLine: ((line: string, session: number) => Hold | null) | null = null;
   steps = 0;
   #fault: Fault | null = null;
 

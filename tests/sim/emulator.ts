@@ -45,6 +45,8 @@ export interface Behaviour {
   refusesLogins: boolean;
   /** Something happens once, at one step. */
   fault: Fault | null;
+  /** Consoles: told of every line that arrives, with the number of its connection; see Hold. */
+  onLine: ((line: string, session: number) => Hold | null) | null;
   /** How many steps there were since `fault` was set last (or since the start). Set to 0 to count again. */
   steps: number;
 }
@@ -87,8 +89,15 @@ export const calm = (): Behaviour => ({
   sessionLimit: null,
   refusesLogins: false,
   fault: null,
+  onLine: null,
   steps: 0,
 });
+
+/** What a line waits for before it takes effect, and what its answer waits for before it is sent. */
+export interface Hold {
+  readonly effect?: Promise<unknown>;
+  readonly answer?: Promise<unknown>;
+}
 
 export interface EmulatorOptions {
   /** Ports of the device, by the names that haas registers. Default: two. */

@@ -1,6 +1,7 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { runCommand } from "../../src/hardware/command.ts";
+import type { PortState } from "../../src/hardware/switches/driver.ts";
 
 /** A frame to send: its tags, outermost first, and the name by which it is recognised where it arrives. */
 export interface Frame {
@@ -199,6 +200,39 @@ async function endProcess(pid: number): Promise<void> {
   } catch {
     // It has ended.
   }
+}
+
+/** What decides about a port's frames, as Open vSwitch's database has it. */
+export interface Columns {
+  vlan_mode: string;
+  tag: number | null;
+  trunks: number[];
+}
+
+/** How a port looks with these VLANs. From ovs-vswitchd.conf.db(5), not from the driver: what each state has to look like. 4095 is in no network. */
+export function columnsFor(native: number | null, tagged: readonly number[]): Columns {
+  if (native === null) return { vlan_mode: "trunk", tag: null, trunks: tagged.length === 0 ? [4095] : [...tagged] };
+  return { vlan_mode: tagged.length === 0 ? "access" : "native-untagged", tag: native, trunks: [...tagged] };
+}
+
+/** The other way round. A port that keeps to no VLANs carries VLAN 4095, which is in no network. */
+export function stateOf({ vlan_mode, tag, trunks }: Columns): PortState {
+  const carriesNothing = trunks.length === 1 && trunks[0] === 4095;
+  if (vlan_mode === "access") return { native: tag, tagged: [] };
+  if (vlan_mode !== "trunk" && vlan_mode !== "native-untagged") return { native: null, tagged: [4095] };
+  return { native: vlan_mode === "trunk" ? null : tag, tagged: carriesNothing ? [] : trunks.length === 0 ? [4095] : trunks };
+}
+
+export async function columnsOfPorts(lab: OvsLab): Promise<Map<string, Columns>> {
+  const text = await lab.vsctl("--format=json", "--columns=name,vlan_mode,tag,trunks", "list", "port");
+  const { data } = JSON.parse(text) as { data: [string, unknown, unknown, unknown][] };
+  const set = (cell: unknown): any[] => (Array.isArray(cell) ? cell[1] : [cell]);
+  return new Map(
+    data.map(([name, mode, tag, trunks]) => [
+      name,
+      { vlan_mode: set(mode)[0], tag: set(tag)[0] ?? null, trunks: set(trunks).toSorted((a, b) => a - b) },
+    ]),
+  );
 }
 
 /** Raw frames, one line of hex each, from standard input: the kernel here has no VLAN devices to send through. */

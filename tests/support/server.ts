@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { configText, type DatabaseKind, freshUri, scratch } from "./service.ts";
+import type { LogLevel } from "../../src/log.ts";
 import { freePort } from "./postgres.ts";
 
 const startTimeoutMs = 20_000;
@@ -15,6 +16,8 @@ export interface ServerProcess {
   readonly pid: number;
   /** What it wrote to standard error so far. */
   log(): string;
+  /** Send a signal that does not end it: SIGSTOP, SIGCONT. */
+  signal(signal: NodeJS.Signals): void;
   /** Send a signal; resolves when the process has ended. */
   kill(signal: NodeJS.Signals): Promise<void>;
   /** End it as an operator would; throws when it does not end, or not with success. Removes its scratch directory. */
@@ -26,6 +29,7 @@ export interface ServerOptions {
   kind: DatabaseKind;
   uri?: string;
   auth?: "null" | "database";
+  logLevel?: LogLevel;
   /** Appended to haas.cfg. */
   more?: string;
   /** False for `--no-networks`. */
@@ -36,6 +40,10 @@ export interface ServerOptions {
   early?: boolean;
   /** The compiled program, to run that whatever HAAS_BINARY says: it starts ten times as fast. */
   binary?: string;
+  /** Beside the few variables that it gets anyway. */
+  env?: Readonly<Record<string, string>>;
+  /** Where it runs, and keeps what outlives it, instead of a scratch directory. */
+  directory?: string;
 }
 
 const running = new Set<Bun.Subprocess>();
@@ -50,27 +58,30 @@ export async function startServer({
   kind,
   uri,
   auth = "null",
+  logLevel,
   more = "",
   networks = true,
   port,
   early = false,
   binary,
+  env = {},
+  directory,
 }: ServerOptions): Promise<ServerProcess> {
-  const { path, remove } = scratch();
+  const { path, remove } = directory === undefined ? scratch() : { path: directory, remove: () => {} };
   const file = join(path, "haas.cfg");
-  writeFileSync(file, configText({ uri: uri ?? (await freshUri(kind, path)), auth, more }), { mode: 0o600 });
+  writeFileSync(file, configText({ uri: uri ?? (await freshUri(kind, path)), auth, logLevel, more }), { mode: 0o600 });
   const served = port ?? (await freePort());
   const url = `http://127.0.0.1:${served}`;
   const stderr = join(path, "stderr");
   writeFileSync(stderr, "");
   // A killed server can't remove its temporary files, so they are kept where they go with the rest.
   const temporary = join(path, "tmp");
-  mkdirSync(temporary);
+  mkdirSync(temporary, { recursive: true });
   const child = Bun.spawn(
     [...(binary === undefined ? program() : [binary]), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])],
     {
       cwd: path,
-      env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary },
+      env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary, ...env },
       stdin: "ignore",
       stdout: "ignore",
       stderr: Bun.file(stderr),
@@ -85,13 +96,18 @@ export async function startServer({
     url,
     pid: child.pid,
     log,
+    signal: (signal) => child.kill(signal),
     async kill(signal) {
       child.kill(signal);
       await child.exited;
     },
     async stop() {
       const killed = child.signalCode !== null;
-      if (child.exitCode === null && !killed) child.kill("SIGTERM");
+      if (child.exitCode === null && !killed) {
+        child.kill("SIGTERM");
+        // One that is stopped ends when it goes on.
+        child.kill("SIGCONT");
+      }
       const ended = await Promise.race([child.exited, Bun.sleep(stopTimeoutMs).then(() => null)]);
       if (ended === null) child.kill("SIGKILL");
       await child.exited;

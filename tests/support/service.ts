@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type App, createApp } from "../../src/app.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Context } from "../../src/context.ts";
-import { createLog } from "../../src/log.ts";
+import { createLog, type LogLevel } from "../../src/log.ts";
 import { applyPending } from "../../src/networking/worker.ts";
 import { createContext } from "../../src/serve.ts";
 import { freshPostgres } from "./postgres.ts";
@@ -19,14 +19,21 @@ const extensions = ["obm.ipmi", "obm.mock"].concat(
 export interface ServiceOptions {
   auth?: "null" | "database";
   allocator?: "null" | "vlan_pool";
+  logLevel?: LogLevel | undefined;
   more?: string;
 }
 
 /** The text of a haas.cfg for tests; `more` is appended. */
-export function configText({ uri, auth = "null", allocator = "vlan_pool", more = "" }: ServiceOptions & { uri: string }): string {
+export function configText({
+  uri,
+  auth = "null",
+  allocator = "vlan_pool",
+  logLevel = "warning",
+  more = "",
+}: ServiceOptions & { uri: string }): string {
   const lines = [`auth.${auth}`, `network_allocators.${allocator}`, ...extensions].map((name) => `haas.ext.${name} =`).join("\n");
   return `[general]
-log_level = warning
+log_level = ${logLevel}
 [headnode]
 driver = mock
 base_imgs = base-headnode, img1

@@ -1,5 +1,5 @@
 import type { Socket } from "node:net";
-import type { Behaviour, Fault } from "../emulator.ts";
+import type { Behaviour, Fault, Hold } from "../emulator.ts";
 import { type Answer, type Dialect, execute, nextWords, type Question, Refusal, type Shell } from "./cli.ts";
 import { type Device, noVlans } from "./device.ts";
 
@@ -29,6 +29,8 @@ export interface Host {
   powerCycle(): void;
   /** Counts the messages of the log. */
   messages: number;
+  /** Counts the connections. */
+  connections: number;
 }
 
 /** How a session begins. */
@@ -80,9 +82,13 @@ export class Session {
   /** Nothing is shown any more, and nothing that comes takes effect. */
   #mute = false;
   #hasPower = true;
+  readonly #number: number;
+  /** What is shown waits. */
+  #held = false;
 
   constructor(host: Host, wire: Wire) {
     this.#host = host;
+    this.#number = host.connections++;
     this.#wire = wire;
     const { device, hostname, enablePassword } = host;
     const mode = enablePassword === null ? "exec" : "user";
@@ -160,7 +166,7 @@ export class Session {
     if (this.#isLast(prompt)) return null;
     const text = await this.#line(prompt, { echo });
     if (text === null) return null;
-    const verdict = await this.#step();
+    const verdict = await this.#step(text);
     if (verdict === "over") return null;
     this.#send("\r\n");
     return { text, verdict };
@@ -173,7 +179,7 @@ export class Session {
     const { dialect, behaviour } = this.#host;
     const line = await this.#line(this.#prompt(), { edit: true });
     if (line === null) return false;
-    const verdict = await this.#step();
+    const verdict = await this.#step(line);
     if (verdict === "over") return false;
     this.#send("\r\n");
     if (behaviour.commandDelayMs > 0) {
@@ -208,7 +214,7 @@ export class Session {
     const reply = takes === "secret" ? await this.#line(ask, {}) : await this.#key(ask);
     if (reply === null) return false;
     if (takes === "key") this.#host.received.push(reply);
-    const verdict = await this.#step();
+    const verdict = await this.#step(reply);
     if (verdict === "over") return false;
     this.#send(takes === "key" ? `${reply.trim()}\r\n` : "\r\n");
     if (verdict === "lost") this.#send(noise);
@@ -237,7 +243,7 @@ export class Session {
       for (let chosen = false; !chosen;) {
         const pressed = await this.#key(text);
         if (pressed === null) return false;
-        const verdict = await this.#step();
+        const verdict = await this.#step(pressed);
         if (verdict === "over") return false;
         this.#send(erase);
         if (verdict === "lost") this.#send(noise);
@@ -382,8 +388,11 @@ export class Session {
 
   // Faults.
 
-  async #step(): Promise<Verdict> {
+  /** A line (or key) has arrived, and is about to take effect. */
+  async #step(line: string): Promise<Verdict> {
     this.#flush();
+    const hold = this.#host.behaviour.onLine?.(line, this.#number);
+    if (hold) await this.#hold(hold);
     const fault = this.#host.step();
     switch (fault?.kind) {
       case undefined:
@@ -416,6 +425,16 @@ export class Session {
     }
   }
 
+  async #hold({ effect, answer }: Hold): Promise<void> {
+    await effect;
+    if (!answer) return;
+    this.#held = true;
+    void answer.then(() => {
+      this.#held = false;
+      this.#flush();
+    });
+  }
+
   /** Whether the session is over. An answer that is cut ends with this prompt at the latest. */
   #isLast(prompt: string): boolean {
     if (this.#budget !== null) {
@@ -436,6 +455,7 @@ export class Session {
   }
 
   #flush(): void {
+    if (this.#held) return;
     let bytes = Buffer.from(this.#pending, "latin1");
     this.#pending = "";
     if (this.#mute || this.#ending) return;
