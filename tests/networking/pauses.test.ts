@@ -249,6 +249,9 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
   });
   await stopProcess(rig, a, async () => true);
   const held = plan.filter(({ one }) => one.heldAt !== null);
+  // Otherwise A had only to take its leave.
+  const begun = new Set<SteppedSwitch>();
+  for (const { one } of held) if (!(await isDone(first.get(one.name)!))) begun.add(one);
   for (const { one } of plan) one.stopped();
   b.signal("SIGCONT");
 
@@ -288,7 +291,7 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     tally.steps.set(one.kind, (tally.steps.get(one.kind) ?? new Set()).add(step));
     tally.typed += one.since.length;
     if (watch.suspects.has(keyOf({ switch: one.name, port: one.port }))) tally.quarantined++;
-    else if (moment !== "amid") tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
+    else if (moment !== "amid" && begun.has(one)) tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
   }
   tally.missed += plan.length - held.length;
 }
