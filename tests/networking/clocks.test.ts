@@ -270,9 +270,8 @@ describe.each(databases)("on %s", (kind) => {
     test(
       "guesses are slowed down: they stay slow, and the right password gets in",
       async () => {
-        await server.stop();
         auth = "database";
-        await start();
+        await restart();
         const config = join(place.path, "haas.cfg");
         const made = await run([binary, "create_admin_user", "root", "-", "--config", config], {
           cwd: place.path,
