@@ -119,10 +119,10 @@ async function startRig(kind: DatabaseKind, clock: Clock): Promise<Rig> {
     await register(a, switches);
     const database = await openDatabase(uri);
     endings.push(() => database.close());
-    await untilWithin(settleTimeoutMs)("the new ports are set up", async () => isQuiet(await knownPorts(database)));
+    await rehearse(a, switches, database);
     const off = clockErrorOf(a.log());
     expect({ clock, off: Math.round(off / 60_000) }).toEqual({ clock, off: clock.includes("behind") ? -60 : 60 });
-    // Only now: so the stopped one's steps are known, and its runs of ovs-vsctl.
+    // Only now, so that all of A's steps were counted.
     const b = await start("b", {});
 
     const ports = new Map<string, () => PortState>(consoles.map((one) => [keyOf({ switch: one.name, port: one.port }), () => one.carries]));
@@ -172,6 +172,21 @@ async function register(server: ServerProcess, switches: readonly SteppedSwitch[
     await ok("POST", `${path}/connect_nic`, { node: name, nic: "nic" });
     await ok("POST", "/project/p/connect_node", { node: name });
   }
+}
+
+/** Count the steps of changes that nobody disturbs. */
+async function rehearse(server: ServerProcess, switches: readonly SteppedSwitch[], database: OpenDatabase): Promise<void> {
+  const isOver = async () => {
+    await untilWithin(settleTimeoutMs)("the ports are at rest", async () => isQuiet(await knownPorts(database)));
+    for (const one of switches) one.count();
+  };
+  await isOver();
+  const each = (path: string, body: unknown) =>
+    Promise.all(switches.map(({ name }) => send(server, "POST", `/node/${name}/nic/nic/${path}`, body)));
+  await each("connect_network", { network: "red" });
+  await isOver();
+  await each("detach_network", { network: "red" });
+  await isOver();
 }
 
 const isQuiet = (ports: readonly KnownPort[]) => ports.every(({ pending, suspect }) => !pending && suspect === null);
