@@ -294,7 +294,7 @@ describe.each(databases)("on %s", (kind) => {
     );
   });
 
-  describe.if(kind === "postgres").each(jumps)("the database's own clock jumps by %s while", (offset) => {
+  describe.each(kind === "postgres" ? [...jumps] : [])("the database's own clock jumps by %s while", (offset) => {
     test(
       "a change waits for its next try, and another comes for the same switch",
       async () => {

@@ -57,12 +57,14 @@ async function start(env: Readonly<Record<string, string>> = {}) {
   // It inherits what this process has at this moment.
   const before = { ...process.env };
   Object.assign(process.env, env);
-  const starting = postgres.start();
-  for (const name of Object.keys(env)) {
-    if (before[name] === undefined) delete process.env[name];
-    else process.env[name] = before[name];
+  try {
+    await postgres.start();
+  } finally {
+    for (const name of Object.keys(env)) {
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+    }
   }
-  await starting;
   return {
     base: `postgresql://haas:${password}@127.0.0.1:${port}`,
     async stop() {
