@@ -228,6 +228,8 @@ interface Tally {
   steps: Map<string, Set<number>>;
   typed: number;
   quarantined: number;
+  /** Ports that were something else after A had gone on, when B had done with them. */
+  harmed: number;
   missed: number;
   /** Ports that were not quarantined although another server took them over. */
   trusted: string[];
@@ -278,6 +280,7 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     expect(isStopped(a.pid)).toBe(true);
     for (const { one } of held) expect({ at: one.name, typed: one.since }).toEqual({ at: one.name, typed: [] });
     rig.wentOn = true;
+    watch.different.clear();
     a.signal("SIGCONT");
     for (const { one } of plan) one.wentOn();
   };
@@ -305,7 +308,9 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     tally.trials.set(one.kind, (tally.trials.get(one.kind) ?? 0) + 1);
     tally.steps.set(one.kind, (tally.steps.get(one.kind) ?? new Set()).add(step));
     tally.typed += one.since.length;
-    if (watch.suspects.has(keyOf({ switch: one.name, port: one.port }))) tally.quarantined++;
+    const key = keyOf({ switch: one.name, port: one.port });
+    if (moment !== "amid" && watch.different.has(key)) tally.harmed++;
+    if (watch.suspects.has(key)) tally.quarantined++;
     else if (moment !== "amid" && begun.has(one)) tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
   }
   tally.missed += plan.length - held.length;
@@ -329,13 +334,13 @@ describe.each(databases)("a server that is stopped amid its changes, on %s", (ki
     async () => {
       console.log(`seed: HAAS_TEST_SEED=${seed}`);
       const random = randomFrom(seed + databases.indexOf(kind));
-      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, missed: 0, trusted: [] };
+      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, harmed: 0, missed: 0, trusted: [] };
       const total = () => [...tally.trials.values()].reduce((sum, n) => sum + n, 0);
       const decks = new Map<string, number[]>();
       const report = (watch: PortWatch, clock: Clock) =>
         console.log(
           `${kind}, ${clock}: ${total()} trials so far (${[...tally.trials].map(([kind, n]) => `${kind} ${n} at ${tally.steps.get(kind)!.size} steps`).join("; ")}), ` +
-            `${tally.missed} changes done before their step, ${tally.typed} lines typed on, ${tally.quarantined} ports quarantined; ` +
+            `${tally.missed} changes done before their step, ${tally.typed} lines typed on, ${tally.quarantined} ports quarantined, ${tally.harmed} wrong for a while; ` +
             `${watch.checks} checks, at worst ${Math.round(watch.longestMs)} ms until harm was known`,
         );
       const turns = whole ? (Object.keys(clocks) as Clock[]) : sample[kind];
