@@ -1,4 +1,5 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type ConsoleKind, startConsole } from "../sim/console.ts";
 import type { Emulator } from "../sim/emulator.ts";
@@ -6,7 +7,7 @@ import { haasBinary, run } from "../support/binary.ts";
 import { portNames, registration } from "../support/emulators.ts";
 import { clockErrorOf, settableClock } from "../support/faketime.ts";
 import { type OpenDatabase, openDatabase } from "../support/ports.ts";
-import { freePort } from "../support/postgres.ts";
+import { freePort, ownPostgres } from "../support/postgres.ts";
 import { whole } from "../support/random.ts";
 import { secrets } from "../support/secrets.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
@@ -270,9 +271,8 @@ describe.each(databases)("on %s", (kind) => {
     test(
       "guesses are slowed down: they stay slow, and the right password gets in",
       async () => {
-        await server.stop();
         auth = "database";
-        await start();
+        await restart();
         const config = join(place.path, "haas.cfg");
         const made = await run([binary, "create_admin_user", "root", "-", "--config", config], {
           cwd: place.path,
@@ -289,6 +289,45 @@ describe.each(databases)("on %s", (kind) => {
         // Guesses before it: it is kept waiting for this long at least.
         expect(performance.now() - before).toBeGreaterThan(500);
         expect((await call("GET", "/nodes/all", undefined, as(secrets.admin))).status).toBe(200);
+      },
+      testTimeoutMs,
+    );
+  });
+
+  describe.each(kind === "postgres" ? [...jumps] : [])("the database's own clock jumps by %s while", (offset) => {
+    test(
+      "a change waits for its next try, and another comes for the same switch",
+      async () => {
+        // PostgreSQL's own user has to get through to the clock.
+        chmodSync(place.path, 0o755);
+        const directory = join(place.path, "postgres");
+        mkdirSync(directory);
+        const clockOfDatabase = settableClock(directory);
+        const postgres = await ownPostgres(clockOfDatabase.env);
+        try {
+          uri = postgres.uri;
+          await database.close();
+          database = await openDatabase(uri);
+          await restart();
+          await makeProject();
+          const broken = await addSwitch("broken");
+          await addNode("neighbour", "broken", ports[1]);
+          await ok("POST", "/project/p/connect_node", { node: "neighbour" });
+          broken.behaviour.refusesLogins = true;
+          const waiting = await connect("broken");
+          await until("a try has failed", () => hasFailedOnce(waiting));
+          const before = await databaseNow();
+          clockOfDatabase.set(offset);
+          expect(Math.round(((await databaseNow()) - before) / 60_000)).toBe(offset === "-1h" ? -60 : 60);
+          broken.behaviour.refusesLogins = false;
+          const other = await connect("neighbour", "blue");
+          await until("the waiting change is done", () => isDone(waiting));
+          await until("the new change is done", () => isDone(other));
+        } finally {
+          await server.kill("SIGKILL");
+          await database.close();
+          await postgres.stop();
+        }
       },
       testTimeoutMs,
     );

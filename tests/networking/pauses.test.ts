@@ -119,10 +119,10 @@ async function startRig(kind: DatabaseKind, clock: Clock): Promise<Rig> {
     await register(a, switches);
     const database = await openDatabase(uri);
     endings.push(() => database.close());
-    await untilWithin(settleTimeoutMs)("the new ports are set up", async () => isQuiet(await knownPorts(database)));
+    await rehearse(a, switches, database);
     const off = clockErrorOf(a.log());
     expect({ clock, off: Math.round(off / 60_000) }).toEqual({ clock, off: clock.includes("behind") ? -60 : 60 });
-    // Only now: so the stopped one's steps are known, and its runs of ovs-vsctl.
+    // Only now, so that all of A's steps were counted.
     const b = await start("b", {});
 
     const ports = new Map<string, () => PortState>(consoles.map((one) => [keyOf({ switch: one.name, port: one.port }), () => one.carries]));
@@ -174,6 +174,21 @@ async function register(server: ServerProcess, switches: readonly SteppedSwitch[
   }
 }
 
+/** Count the steps of changes that nobody disturbs. */
+async function rehearse(server: ServerProcess, switches: readonly SteppedSwitch[], database: OpenDatabase): Promise<void> {
+  const isOver = async () => {
+    await untilWithin(settleTimeoutMs)("the ports are at rest", async () => isQuiet(await knownPorts(database)));
+    for (const one of switches) one.count();
+  };
+  await isOver();
+  const each = (path: string, body: unknown) =>
+    Promise.all(switches.map(({ name }) => send(server, "POST", `/node/${name}/nic/nic/${path}`, body)));
+  await each("connect_network", { network: "red" });
+  await isOver();
+  await each("detach_network", { network: "red" });
+  await isOver();
+}
+
 const isQuiet = (ports: readonly KnownPort[]) => ports.every(({ pending, suspect }) => !pending && suspect === null);
 
 /** The requests that change this port: a path and a body each. */
@@ -213,6 +228,8 @@ interface Tally {
   steps: Map<string, Set<number>>;
   typed: number;
   quarantined: number;
+  /** Ports that were something else after A had gone on, when B had done with them. */
+  harmed: number;
   missed: number;
   /** Ports that were not quarantined although another server took them over. */
   trusted: string[];
@@ -249,6 +266,9 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
   });
   await stopProcess(rig, a, async () => true);
   const held = plan.filter(({ one }) => one.heldAt !== null);
+  // Otherwise A had only to take its leave.
+  const begun = new Set<SteppedSwitch>();
+  for (const { one } of held) if (!(await isDone(first.get(one.name)!))) begun.add(one);
   for (const { one } of plan) one.stopped();
   b.signal("SIGCONT");
 
@@ -260,6 +280,7 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     expect(isStopped(a.pid)).toBe(true);
     for (const { one } of held) expect({ at: one.name, typed: one.since }).toEqual({ at: one.name, typed: [] });
     rig.wentOn = true;
+    watch.different.clear();
     a.signal("SIGCONT");
     for (const { one } of plan) one.wentOn();
   };
@@ -287,8 +308,10 @@ async function round(rig: Rig, random: () => number, decks: Map<string, number[]
     tally.trials.set(one.kind, (tally.trials.get(one.kind) ?? 0) + 1);
     tally.steps.set(one.kind, (tally.steps.get(one.kind) ?? new Set()).add(step));
     tally.typed += one.since.length;
-    if (watch.suspects.has(keyOf({ switch: one.name, port: one.port }))) tally.quarantined++;
-    else if (moment !== "amid") tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
+    const key = keyOf({ switch: one.name, port: one.port });
+    if (moment !== "amid" && watch.different.has(key)) tally.harmed++;
+    if (watch.suspects.has(key)) tally.quarantined++;
+    else if (moment !== "amid" && begun.has(one)) tally.trusted.push(`${one.name}, stopped at ${one.heldAt}`);
   }
   tally.missed += plan.length - held.length;
 }
@@ -311,13 +334,13 @@ describe.each(databases)("a server that is stopped amid its changes, on %s", (ki
     async () => {
       console.log(`seed: HAAS_TEST_SEED=${seed}`);
       const random = randomFrom(seed + databases.indexOf(kind));
-      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, missed: 0, trusted: [] };
+      const tally: Tally = { trials: new Map(), steps: new Map(), typed: 0, quarantined: 0, harmed: 0, missed: 0, trusted: [] };
       const total = () => [...tally.trials.values()].reduce((sum, n) => sum + n, 0);
       const decks = new Map<string, number[]>();
       const report = (watch: PortWatch, clock: Clock) =>
         console.log(
           `${kind}, ${clock}: ${total()} trials so far (${[...tally.trials].map(([kind, n]) => `${kind} ${n} at ${tally.steps.get(kind)!.size} steps`).join("; ")}), ` +
-            `${tally.missed} changes done before their step, ${tally.typed} lines typed on, ${tally.quarantined} ports quarantined; ` +
+            `${tally.missed} changes done before their step, ${tally.typed} lines typed on, ${tally.quarantined} ports quarantined, ${tally.harmed} wrong for a while; ` +
             `${watch.checks} checks, at worst ${Math.round(watch.longestMs)} ms until harm was known`,
         );
       const turns = whole ? (Object.keys(clocks) as Clock[]) : sample[kind];

@@ -29,6 +29,8 @@ export class PortWatch {
   readonly violations: string[] = [];
   /** Ports that were suspect at some time since this was emptied. */
   readonly suspects = new Set<string>();
+  /** Ports that were not as the database says, known or not, since this was emptied. */
+  readonly different = new Set<string>();
   looks = 0;
   checks = 0;
   /** The longest that a port was wrong within the grace. */
@@ -81,6 +83,7 @@ export class PortWatch {
       if (known.suspect !== null) this.suspects.add(key);
       if (!samePort(actual, former)) continue;
       this.checks++;
+      if (!samePort(known.desired, actual)) this.different.add(key);
       const complaint = judge(known, actual);
       if (complaint === null) {
         this.#since.delete(key);

@@ -53,7 +53,8 @@ export async function openDatabase(uri: string): Promise<OpenDatabase> {
   return {
     all,
     isLocked: async () => (await all(`select 1 from pg_stat_activity where ${others} and state <> 'idle'`)).length > 0,
-    close: () => pool.end(),
+    // A pool can't be ended twice.
+    close: async () => void (pool.ending || (await pool.end())),
   };
 }
 

@@ -29,7 +29,13 @@ export async function stopPostgres(): Promise<void> {
   await (await started)?.stop();
 }
 
-async function start() {
+/** A server of a test's own, with these variables in its environment beside this process's; and a database in it. */
+export async function ownPostgres(env: Readonly<Record<string, string>>): Promise<{ uri: string; stop(): Promise<void> }> {
+  const { base, stop } = await start(env);
+  return { uri: `${base}/postgres`, stop };
+}
+
+async function start(env: Readonly<Record<string, string>> = {}) {
   const directory = mkdtempSync(join(tmpdir(), "haas-postgres-"));
   // PostgreSQL does not run as root: its own user has to get through to the data.
   chmodSync(directory, 0o755);
@@ -48,7 +54,17 @@ async function start() {
     postgresFlags: ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200", "-c", `unix_socket_directories=`],
   });
   await postgres.initialise();
-  await postgres.start();
+  // It inherits what this process has at this moment.
+  const before = { ...process.env };
+  Object.assign(process.env, env);
+  try {
+    await postgres.start();
+  } finally {
+    for (const name of Object.keys(env)) {
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+    }
+  }
   return {
     base: `postgresql://haas:${password}@127.0.0.1:${port}`,
     async stop() {

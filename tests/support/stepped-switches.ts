@@ -25,8 +25,10 @@ export interface SteppedSwitch {
   readonly port: string;
   /** The body that registers it. */
   readonly body: unknown;
-  /** How many steps the longest change had so far. */
+  /** How many steps the longest change had that was counted. */
   readonly steps: number;
+  /** What was changed since the last time was one change: count its steps. */
+  count(): void;
   /** Have the next session wait at this step, counted from 0. */
   arm(step: number, holding: Holding): void;
   /** The step at which a server waits now; null when it has not got there. */
@@ -75,6 +77,11 @@ export class ConsoleSwitch implements SteppedSwitch {
     return this.emulator.port(this.port)!;
   }
 
+  count(): void {
+    this.steps = Math.max(this.steps, ...this.#counts.values());
+    this.#counts.clear();
+  }
+
   arm(step: number, holding: Holding): void {
     this.#armed = { step, holding, session: null };
     this.heldAt = null;
@@ -104,7 +111,6 @@ export class ConsoleSwitch implements SteppedSwitch {
     this.onStep();
     const n = this.#counts.get(session) ?? 0;
     this.#counts.set(session, n + 1);
-    this.steps = Math.max(this.steps, n + 1);
     const armed = this.#armed;
     if (!armed || (armed.session ??= session) !== session) return null;
     if (this.heldAt !== null) this.since.push(line);
@@ -152,7 +158,7 @@ export class OvsSwitch implements SteppedSwitch {
   readonly kind = "ovs";
   readonly port: string;
   readonly body: unknown;
-  #steps = 0;
+  steps = 0;
   #directory: string;
   #hold: { file: string; holding: Holding } | null = null;
   #runsBefore = 0;
@@ -186,8 +192,9 @@ export class OvsSwitch implements SteppedSwitch {
     return this.#runs().slice(this.#runsBefore);
   }
 
-  get steps(): number {
-    return (this.#steps = Math.max(this.#steps, this.#runs().length));
+  count(): void {
+    this.steps = Math.max(this.steps, this.#runs().length);
+    rmSync(join(this.#directory, "runs"), { force: true });
   }
 
   arm(step: number, holding: Holding): void {
