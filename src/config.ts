@@ -47,6 +47,8 @@ export interface Config {
     readonly maxTries: number;
     /** How often the ports of every switch are compared with what they should carry; null for never. */
     readonly verifyIntervalMs: number | null;
+    /** How long an action is kept after its end. */
+    readonly keepMs: number;
   };
   readonly maintenance: { readonly project: string; readonly url: string | null } | null;
   readonly allocator: (typeof allocators)[number];
@@ -67,6 +69,8 @@ export interface Config {
 
 const databaseUriForm = /^(sqlite:\/\/\/.+|postgres(ql)?:\/\/[^/\s]+\/.+)$/;
 const databaseUriForms = "one of sqlite:///relative.db, sqlite:////absolute.db, postgresql://user:password@host:5432/name";
+
+const dayMs = 24 * 60 * 60 * 1000;
 
 /** The development default, for `haas serve` without any file. */
 const developmentPool = range(100, 199);
@@ -264,6 +268,8 @@ function readOptions(options: Options): Config {
         "a whole number from 1 to 1000",
       ),
       verifyIntervalMs: verifyIntervalMs === 0 ? null : verifyIntervalMs,
+      keepMs:
+        dayMs * options.number("network-daemon", "keep", 90, (days) => days >= 1 && days <= 36_500, "a number of days from 1 to 36500"),
     },
     maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },
     allocator: extensions.allocator,

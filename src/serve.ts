@@ -13,11 +13,13 @@ import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
 import type { SwitchDriver } from "./hardware/switches/driver.ts";
 import { switchDrivers, SwitchRegistry, switchTypePrefix } from "./hardware/switches/index.ts";
+import { noteAddresses } from "./inventory/addresses.ts";
 import { cleanUpHeadnodes } from "./inventory/headnodes.ts";
 import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
 import { journalChannel } from "./networking/journal.ts";
+import { startPruner } from "./networking/pruner.ts";
 import { releaseAll } from "./networking/session.ts";
 import { startVerifier } from "./networking/verifier.ts";
 import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
@@ -64,6 +66,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
   worker = options.networks ? startWorker(ctx) : null;
   const verifier = worker && startVerifier(ctx);
+  const pruner = worker && startPruner(ctx);
   const listener = worker ? listenForWakes(config, log, worker) : null;
   await warnOfSurprises(ctx);
   const cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) =>
@@ -79,7 +82,7 @@ export async function serve(config: Config, options: { port: number; host: strin
   });
   await untilSignal();
   log.info("stopping: finishing what is in hand");
-  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
+  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
   await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
   await within(closeTimeoutMs, ctx.db.destroy());
   log.info("stopped");
@@ -100,6 +103,9 @@ function openLog(config: Config): Log {
 async function warnOfSurprises(ctx: Context): Promise<void> {
   const { config, db, log } = ctx;
   await warnOfSwitches(ctx);
+  for (const { kind, label, first } of await noteAddresses(ctx)) {
+    log.warning(`a ${kind === "switch" ? "switch" : "BMC"} is registered twice: delete one of the two`, { [kind]: label, as: first });
+  }
   if (config.file === null) {
     log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
       database: config.databaseUri,
@@ -155,11 +161,12 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
     if (once) return await applyPending(ctx);
     const worker = startWorker(ctx);
     const verifier = startVerifier(ctx);
+    const pruner = startPruner(ctx);
     const listener = listenForWakes(config, log, worker);
     log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
     await untilSignal();
     log.info("stopping: finishing what is in hand");
-    await Promise.all([worker.stop(), verifier?.stop(), listener?.stop()]);
+    await Promise.all([worker.stop(), verifier?.stop(), pruner.stop(), listener?.stop()]);
     await within(closeTimeoutMs, releaseAll());
   } finally {
     await ctx.db.destroy();
