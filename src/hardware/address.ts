@@ -69,7 +69,7 @@ export function parseSystem(text: string): BridgedSystem | null {
 export function bmcAddress({ host, system }: { readonly host: string; readonly system?: string | undefined }): string {
   const bmc = canonicalAddress(host, [ipmiPort]);
   const bridged = system === undefined ? null : parseSystem(system);
-  return bridged === null ? bmc : `${bmc} ${bridged.target}@${bridged.channel}`;
+  return bridged === null ? bmc : `${bmc} 0x${bridged.target.toString(16)}@${bridged.channel}`;
 }
 
 /** The one spelling of where an Open vSwitch database listens: the path of a socket, `unix:/path`, `tcp:address:port` or `ssl:…`. */
