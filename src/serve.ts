@@ -63,6 +63,8 @@ export async function serve(config: Config, options: { port: number; host: strin
   const log = openLog(config);
   let worker: Worker | null = null;
   const ctx = await createContext(config, log, () => worker?.wake());
+  // Before anybody can know that it serves, and so tell it to stop.
+  const told = untilSignal();
   const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
   worker = options.networks ? startWorker(ctx) : null;
   const verifier = worker && startVerifier(ctx);
@@ -80,7 +82,7 @@ export async function serve(config: Config, options: { port: number; host: strin
     networks: options.networks,
     pid: process.pid,
   });
-  await untilSignal();
+  await told;
   log.info("stopping: finishing what is in hand");
   await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
   await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
