@@ -15,6 +15,7 @@ import type { SwitchDriver } from "./hardware/switches/driver.ts";
 import { switchDrivers, SwitchRegistry, switchTypePrefix } from "./hardware/switches/index.ts";
 import { noteAddresses } from "./inventory/addresses.ts";
 import { cleanUpHeadnodes } from "./inventory/headnodes.ts";
+import { isReserved } from "./inventory/projects.ts";
 import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
@@ -122,6 +123,10 @@ async function warnOfSurprises(ctx: Context): Promise<void> {
     log.warning("headnodes are simulated, as [headnode] driver says");
   if (config.allocator === "vlan_pool" && config.vlanPool.length === 0) {
     log.warning("the VLAN pool is empty: set vlans in [haas.ext.network_allocators.vlan_pool], or no network can get an id");
+  }
+  for (const { label } of await db.selectFrom("project").select("label").execute()) {
+    if (isReserved(config, label))
+      log.warning("a project is named like the administrators: whose its networks are can't be told", { project: label });
   }
   const project = config.maintenance?.project;
   if (project !== undefined && !(await db.selectFrom("project").select("id").where("label", "=", project).executeTakeFirst())) {

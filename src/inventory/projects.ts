@@ -25,7 +25,7 @@ export async function listProjects(db: Db): Promise<string[]> {
 }
 
 /** As the owner of a network, `admin` is the administrators. Where everybody is one, that tells nobody a lie, and published clients have such a project. */
-const isReserved = ({ auth }: Config, label: string): boolean => auth.backend !== "null" && readsAs(label, "admin");
+export const isReserved = ({ auth }: Config, label: string): boolean => auth.backend !== "null" && readsAs(label, "admin");
 
 export async function createProject({ config, db }: Context, label: string): Promise<void> {
   if (isReserved(config, label)) {
