@@ -123,7 +123,7 @@ describe.each(databases)("one owner for one thing, on %s", (kind) => {
     mkdirSync(folder);
     writeFileSync(join(folder, "db.sock"), "");
     symlinkSync(folder, join(service.directory, "link"));
-    symlinkSync(join(folder, "db.sock"), join(service.directory, "db.sock"));
+    symlinkSync(join(folder, "db.sock"), join(service.directory, "alias.sock"));
     mkdirSync(join(service.directory, "deep/er"), { recursive: true });
     symlinkSync(join(service.directory, "deep/er"), join(service.directory, "into"));
     symlinkSync(join(folder, "db.sock"), join(service.directory, "deep/db.sock"));
@@ -135,7 +135,7 @@ describe.each(databases)("one owner for one thing, on %s", (kind) => {
           join(folder, "db.sock"),
           `unix:${join(folder, "db.sock")}`,
           join(service.directory, "link/db.sock"),
-          `unix:${service.directory}//db.sock`,
+          `unix:${service.directory}//alias.sock`,
           `${folder}/../link/./db.sock`,
           // A link is followed before the `..` after it.
           join(service.directory, "into") + "/../db.sock",
