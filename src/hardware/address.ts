@@ -25,7 +25,8 @@ export function canonicalAddress(text: string, defaultPorts: readonly number[]):
   const [, bracketed, plain, port] = isIPv6(bare)
     ? [bare, bare, undefined, undefined]
     : (/^(?:\[([^\]]*)\]|([^:[\]]*))(?::(\d+))?$/.exec(bare) ?? []);
-  const host = bracketed === undefined ? hostOf(plain ?? "") : v6Of(bracketed);
+  // A console's driver takes brackets around any host.
+  const host = (bracketed === undefined ? null : v6Of(bracketed)) ?? hostOf(bracketed ?? plain ?? "");
   if (host === null) return bare;
   return port === undefined || defaultPorts.includes(Number(port)) ? host : `${host}:${Number(port)}`;
 }

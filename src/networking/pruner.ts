@@ -10,6 +10,7 @@ const lookEveryMs = 10 * 60_000;
 const batchLimit = 200;
 const batchesPerLook = 20;
 /**
+ * Only the calendar goes back so far, and it is not believed alone.
  * So many of the newest actions stay, however old, and time has come only as far as the oldest of them: a clock that is a
  * year ahead makes nothing old before so many actions have happened in that year.
  */

@@ -100,6 +100,13 @@ describe.each(databases)("one owner for one thing, on %s", (kind) => {
     }
   });
 
+  test("brackets, which a console takes around any host, make no other one", async () => {
+    await service.ok("PUT", "/switch/first", vendorSwitch("nexus", "sw01"));
+    await service.ok("PUT", "/switch/second", vendorSwitch("nexus", "10.0.0.1"));
+    for (const form of ["[sw01]", "[SW01]:22"]) await refused("switch", "third", vendorSwitch("delln3000", form), "first");
+    for (const form of ["[10.0.0.1]:23", "[0x0a.1]"]) await refused("switch", "third", vendorSwitch("delln3000", form), "second");
+  });
+
   test("other ports, other hosts and mocks are others", async () => {
     const others = [
       "console.example:2222",
