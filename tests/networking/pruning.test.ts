@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { loadConfig } from "../../src/config.ts";
 import { createLog } from "../../src/log.ts";
 import { startPruner } from "../../src/networking/pruner.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
@@ -210,4 +211,20 @@ describe.each(databases)("old actions on %s", (kind) => {
     await settled();
     expect(await counted()).toBe(105);
   });
+});
+
+test("keep: days, 90 by default", () => {
+  const place = scratch();
+  const file = join(place.path, "haas.cfg");
+  const load = (text: string) => {
+    writeFileSync(file, text);
+    return loadConfig(file).network.keepMs;
+  };
+  expect(load("")).toBe(90 * day);
+  expect(load("[network-daemon]\nkeep =")).toBe(90 * day);
+  expect(load("[network-daemon]\nkeep = 1.5")).toBe(1.5 * day);
+  for (const value of ["0", "0.5", "-1", "ninety", "1e9", "40000", "90 days"]) {
+    expect(() => load(`[network-daemon]\nkeep = ${value}`)).toThrow(/\[network-daemon\] keep: .*is not a number of days from 1 to 36500/);
+  }
+  place.remove();
 });
