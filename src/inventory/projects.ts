@@ -28,12 +28,13 @@ export async function listProjects(db: Db): Promise<string[]> {
 export const isReserved = ({ auth }: Config, label: string): boolean => auth.backend !== "null" && readsAs(label, "admin");
 
 export async function createProject({ config, db }: Context, label: string): Promise<void> {
-  if (isReserved(config, label)) {
+  const check = () => {
+    if (!isReserved(config, label)) return;
     throw badArgument(`${quote(label)} can't be a project's name: as the owner of a network, 'admin' means the administrators.`);
-  }
+  };
   await translate(
     write(db, async (tx) => {
-      const look = await newName(tx, { table: "project", kind: "Project" }, label);
+      const look = await newName(tx, { table: "project", kind: "Project", check }, label);
       await tx.insertInto("project").values({ label, look }).execute();
     }),
     { onUnique: () => duplicate(`Project ${quote(label)} exists already.`) },

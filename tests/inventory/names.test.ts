@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { createUser } from "../../src/inventory/users.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
+import { untilWithin } from "../support/until.ts";
 import { databases, freshUri, makeRack, mockObm, mockSwitch, scratch, type Service, startService } from "../support/service.ts";
 
 // Names are what people see of them.
@@ -206,6 +207,11 @@ describe.each(databases)("names on %s", (kind) => {
       const answer = await call("PUT", `/project/${seg(name)}`);
       expect([name, answer.status, answer.body.type]).toEqual([name, 400, "BadArgumentError"]);
     }
+    // One that is there already has its name still, and nothing else changed for it.
+    await service.ctx.db.insertInto("project").values({ label: "admin" }).execute();
+    expect((await call("PUT", "/project/admin")).body.msg).toBe("Project 'admin' exists already.");
+    expect((await call("PUT", `/project/${seg("аdmin")}`)).status).toBe(400);
+    await ok("DELETE", "/project/admin");
     for (const name of ["admins", "admin2", "ad-min", "badmin", "amin"]) await ok("PUT", `/project/${name}`);
     // Other things may be called so.
     for (const path of ["/node/admin", "/switch/admin"]) await ok("PUT", path, path === "/node/admin" ? { obm: mockObm } : mockSwitch);
@@ -258,6 +264,7 @@ describe.each(databases)("two servers and their administrators, on %s", (kind) =
     const uri = await freshUri(kind, place.path);
     const first = await startService(kind, { uri, auth: "database" });
     for (const name of ["a", "b"]) await createUser(first.ctx.db, name, "pw", true);
+    await first.ctx.db.insertInto("project").values({ label: "Admin" }).execute();
     await first.stop();
     servers = await Promise.all([0, 1].map(() => startServer({ kind, uri, auth: "database", networks: false })));
   }, 60_000);
@@ -272,6 +279,11 @@ describe.each(databases)("two servers and their administrators, on %s", (kind) =
       headers: { authorization: `Basic ${btoa(`${user}:pw`)}` },
       ...(body !== undefined && { body: JSON.stringify(body) }),
     });
+
+  test("their start warns of a project that is named like them", async () => {
+    const { log } = servers[0]!;
+    await untilWithin(10_000, log)("a warning", () => log().includes("a project is named like the administrators"));
+  });
 
   test.each(["DELETE", "PATCH"])(
     "of two who %s each other at once, one stays",
