@@ -3,6 +3,7 @@ import { up as init } from "./0001-init.ts";
 import { up as truth } from "./0002-truth.ts";
 import { up as headnodes } from "./0003-headnodes.ts";
 import { up as leases } from "./0004-leases.ts";
+import { up as names } from "./0005-names.ts";
 
 /** Every migration in order. An explicit map, so that the compiled binary holds them. */
 export const migrations: Record<string, Migration> = {
@@ -10,4 +11,5 @@ export const migrations: Record<string, Migration> = {
   "0002-truth": { up: truth },
   "0003-headnodes": { up: headnodes },
   "0004-leases": { up: leases },
+  "0005-names": { up: names },
 };

@@ -49,6 +49,8 @@ export interface Config {
     readonly leaseMs: number;
     /** How often the ports of every switch are compared with what they should carry; null for never. */
     readonly verifyIntervalMs: number | null;
+    /** How long an action is kept after its end. */
+    readonly keepMs: number;
   };
   readonly maintenance: { readonly project: string; readonly url: string | null } | null;
   readonly allocator: (typeof allocators)[number];
@@ -69,6 +71,8 @@ export interface Config {
 
 const databaseUriForm = /^(sqlite:\/\/\/.+|postgres(ql)?:\/\/[^/\s]+\/.+)$/;
 const databaseUriForms = "one of sqlite:///relative.db, sqlite:////absolute.db, postgresql://user:password@host:5432/name";
+
+const dayMs = 24 * 60 * 60 * 1000;
 
 /** The development default, for `haas serve` without any file. */
 const developmentPool = range(100, 199);
@@ -267,6 +271,8 @@ function readOptions(options: Options): Config {
       ),
       leaseMs: 1000 * options.number("network-daemon", "lease_time", 60, (s) => s >= 3 && s <= 60, "a number of seconds from 3 to 60"),
       verifyIntervalMs: verifyIntervalMs === 0 ? null : verifyIntervalMs,
+      keepMs:
+        dayMs * options.number("network-daemon", "keep", 90, (days) => days >= 1 && days <= 36_500, "a number of days from 1 to 36500"),
     },
     maintenance: maintenanceProject === null ? null : { project: maintenanceProject, url: maintenanceUrl },
     allocator: extensions.allocator,

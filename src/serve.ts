@@ -13,12 +13,15 @@ import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
 import type { SwitchDriver } from "./hardware/switches/driver.ts";
 import { switchDrivers, SwitchRegistry, switchTypePrefix } from "./hardware/switches/index.ts";
+import { noteAddresses } from "./inventory/addresses.ts";
 import { cleanUpHeadnodes } from "./inventory/headnodes.ts";
+import { isReserved } from "./inventory/projects.ts";
 import { createUser } from "./inventory/users.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
 import { journalChannel } from "./networking/journal.ts";
 import { hangUp, releaseAll } from "./networking/session.ts";
+import { startPruner } from "./networking/pruner.ts";
 import { startVerifier } from "./networking/verifier.ts";
 import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 
@@ -64,9 +67,12 @@ export async function serve(config: Config, options: { port: number; host: strin
   const log = openLog(config);
   let worker: Worker | null = null;
   const ctx = await createContext(config, log, () => worker?.wake());
+  // Before anybody can know that it serves, and so tell it to stop.
+  const told = untilSignal();
   const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
   worker = options.networks ? startWorker(ctx) : null;
   const verifier = worker && startVerifier(ctx);
+  const pruner = worker && startPruner(ctx);
   const listener = worker ? listenForWakes(config, log, worker) : null;
   await warnOfSurprises(ctx);
   const cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) =>
@@ -80,10 +86,10 @@ export async function serve(config: Config, options: { port: number; host: strin
     networks: options.networks,
     pid: process.pid,
   });
-  await untilSignal();
+  await told;
   log.info("stopping: finishing what is in hand");
   hangUp(ctx, sessionGraceMs);
-  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), listener?.stop()]);
+  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
   await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
   await within(closeTimeoutMs, ctx.db.destroy());
   log.info("stopped");
@@ -104,6 +110,9 @@ function openLog(config: Config): Log {
 async function warnOfSurprises(ctx: Context): Promise<void> {
   const { config, db, log } = ctx;
   await warnOfSwitches(ctx);
+  for (const { kind, label, first } of await noteAddresses(ctx)) {
+    log.warning(`a ${kind === "switch" ? "switch" : "BMC"} is registered twice: delete one of the two`, { [kind]: label, as: first });
+  }
   if (config.file === null) {
     log.warning("no configuration file: a development server, where everybody on this machine is an administrator", {
       database: config.databaseUri,
@@ -118,6 +127,10 @@ async function warnOfSurprises(ctx: Context): Promise<void> {
     log.warning("headnodes are simulated, as [headnode] driver says");
   if (config.allocator === "vlan_pool" && config.vlanPool.length === 0) {
     log.warning("the VLAN pool is empty: set vlans in [haas.ext.network_allocators.vlan_pool], or no network can get an id");
+  }
+  for (const { label } of await db.selectFrom("project").select("label").execute()) {
+    if (isReserved(config, label))
+      log.warning("a project is named like the administrators: whose its networks are can't be told", { project: label });
   }
   const project = config.maintenance?.project;
   if (project !== undefined && !(await db.selectFrom("project").select("id").where("label", "=", project).executeTakeFirst())) {
@@ -159,12 +172,13 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
     if (once) return await applyPending(ctx);
     const worker = startWorker(ctx);
     const verifier = startVerifier(ctx);
+    const pruner = startPruner(ctx);
     const listener = listenForWakes(config, log, worker);
     log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
     await untilSignal();
     log.info("stopping: finishing what is in hand");
     hangUp(ctx, sessionGraceMs);
-    await Promise.all([worker.stop(), verifier?.stop(), listener?.stop()]);
+    await Promise.all([worker.stop(), verifier?.stop(), pruner.stop(), listener?.stop()]);
     await within(closeTimeoutMs, releaseAll());
   } finally {
     await ctx.db.destroy();

@@ -64,6 +64,11 @@ export const optionSpecs = {
     choices: ["off", "verify", "insecure"],
     about: "HTTPS: not at all, with a certificate that is checked, or with any",
   },
+  system: {
+    flag: "--system",
+    value: "ADDRESS",
+    about: "for a system of a chassis whose systems share one BMC: its IPMB address, as in 0x82 or 0x82@7 (with the BMC's channel)",
+  },
   caFile: { flag: "--ca-file", value: "FILE", about: "certificates on the server that the switch's is checked against" },
 } as const satisfies Record<string, OptionSpec>;
 

@@ -29,9 +29,16 @@ export const nodeCommands = [
       user: "login name of the OBM",
       password: { about: "password of the OBM; - reads it from standard input", verbatim: true },
     },
-    call: async (a) => {
+    options: ["system"],
+    call: async (a, { system }) => {
       const [label, subtype] = nodeAndSubtype(a.node, a.subtype);
-      const obm = { type: obmTypePrefix + subtype, host: a.host, user: a.user, password: await readSecret(a.password) };
+      const obm = {
+        type: obmTypePrefix + subtype,
+        host: a.host,
+        user: a.user,
+        password: await readSecret(a.password),
+        ...(system !== undefined && { system }),
+      };
       return { method: "PUT", path: ["node", label], body: { obm } };
     },
   }),

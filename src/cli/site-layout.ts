@@ -1,5 +1,6 @@
 import { fstatSync, openSync, readFileSync } from "node:fs";
 import { isObject } from "../client/http.ts";
+import { bmcAddress, canonicalAddress, switchPorts } from "../hardware/address.ts";
 import { obmSubtypes, obmTypePrefix } from "./nodes.ts";
 import { printable } from "./progress.ts";
 import { switchFields, switchTypePrefix } from "./switches.ts";
@@ -91,6 +92,9 @@ class Reader {
     this.#once(at, "switch", label);
     const kind = this.#kind(type, `${at}.type`, switchTypePrefix, Object.keys(switchFields));
     if (kind !== null) this.#fields(settings, at, switchFields[kind]!, `a ${kind} switch`);
+    if (kind !== "mock" && typeof settings.hostname === "string") {
+      this.#once(at, "switch at", canonicalAddress(settings.hostname, switchPorts));
+    }
     return { label, body: { type: `${switchTypePrefix}${kind}`, ...settings } };
   }
 
@@ -110,7 +114,12 @@ class Reader {
     if (pass !== undefined && given.password !== undefined) this.#fault(at, "has pass and password; they are the same thing");
     const settings = pass === undefined ? given : { ...given, password: pass };
     const kind = this.#kind(type, `${at}.type`, obmTypePrefix, obmSubtypes);
-    if (kind !== null) this.#fields(settings, at, { required: ["host", "user", "password"], optional: [] }, "an obm");
+    const optional = kind === "ipmi" ? ["system"] : [];
+    if (kind !== null) this.#fields(settings, at, { required: ["host", "user", "password"], optional }, "an obm");
+    const { host, system } = settings;
+    if (kind === "ipmi" && typeof host === "string" && (system === undefined || typeof system === "string")) {
+      this.#once(at, "BMC", bmcAddress({ host, system }));
+    }
     return { type: `${obmTypePrefix}${kind}`, ...settings };
   }
 

@@ -8,14 +8,16 @@ export type ActionStatus = "PENDING" | "DONE" | "ERROR";
 
 /** The tables of migrations/, as Kysely sees them. `…_at` is in milliseconds since 1970; `…_until` and `next_try` are on the database's clock (clock.ts). */
 export interface Tables {
-  project: { id: Generated<number>; label: string };
-  users: { id: Generated<number>; label: string; password_hash: string; is_admin: Flag };
+  project: { id: Generated<number>; label: string; look: string | null };
+  users: { id: Generated<number>; label: string; look: string | null; password_hash: string; is_admin: Flag };
   user_project: { user_id: number; project_id: number };
   switch: {
     id: Generated<number>;
     label: string;
+    look: string | null;
     type: string;
     settings: string;
+    address: string | null;
     lease_owner: string | null;
     lease_token: Generated<number>;
     lease_until: Generated<number>;
@@ -30,6 +32,7 @@ export interface Tables {
     id: Generated<number>;
     switch_id: number;
     label: string;
+    look: string | null;
     canonical: string | null;
     suspect: string | null;
     drift: string | null;
@@ -37,16 +40,19 @@ export interface Tables {
   node: {
     id: Generated<number>;
     label: string;
+    look: string | null;
     project_id: number | null;
     obm_type: string;
     obm: string;
+    obm_address: string | null;
     obm_enabled: Generated<Flag>;
   };
-  nic: { id: Generated<number>; node_id: number; label: string; mac_addr: string; port_id: number | null };
-  node_metadata: { id: Generated<number>; node_id: number; label: string; value: string };
+  nic: { id: Generated<number>; node_id: number; label: string; look: string | null; mac_addr: string; port_id: number | null };
+  node_metadata: { id: Generated<number>; node_id: number; label: string; look: string | null; value: string };
   network: {
     id: Generated<number>;
     label: string;
+    look: string | null;
     owner_id: number | null;
     is_public: Flag;
     vlan: number | null;
@@ -78,6 +84,7 @@ export interface Tables {
   headnode: {
     id: Generated<number>;
     label: string;
+    look: string | null;
     project_id: number;
     base_img: string;
     uuid: string;
@@ -89,5 +96,5 @@ export interface Tables {
     lease_token: Generated<number>;
     lease_until: Generated<number>;
   };
-  hnic: { id: Generated<number>; headnode_id: number; label: string; network_id: number | null };
+  hnic: { id: Generated<number>; headnode_id: number; label: string; look: string | null; network_id: number | null };
 }

@@ -8,6 +8,7 @@ import { badArgument, blocked, duplicate, HeadnodeError, illegalState, messageOf
 import { HalfMadeError, type HeadnodeTarget } from "../hardware/headnodes/driver.ts";
 import { isHeld, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
+import { newName } from "./labels.ts";
 import { getProject } from "./projects.ts";
 
 /** A call waits so long for the one before it on the same headnode. */
@@ -91,11 +92,10 @@ export async function createHeadnode(ctx: Context, caller: Caller, label: string
   }
   await translate(
     write(ctx.db, async (tx) => {
-      const exists = await tx.selectFrom("headnode").select("id").where("label", "=", label).executeTakeFirst();
-      if (exists) throw duplicate(`Headnode ${quote(label)} exists already.`);
+      const look = await newName(tx, { table: "headnode", kind: "Headnode" }, label);
       const project = await getProject(tx, projectLabel);
       requireProject(caller, project);
-      await tx.insertInto("headnode").values({ label, project_id: project.id, base_img: image, uuid: crypto.randomUUID() }).execute();
+      await tx.insertInto("headnode").values({ label, look, project_id: project.id, base_img: image, uuid: crypto.randomUUID() }).execute();
     }),
     { onUnique: () => duplicate(`Headnode ${quote(label)} exists already.`) },
   );
@@ -292,15 +292,10 @@ export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, 
   await translate(
     write(db, async (tx) => {
       const headnode = await getHeadnode(tx, caller, headnodeLabel);
-      const exists = await tx
-        .selectFrom("hnic")
-        .select("id")
-        .where("headnode_id", "=", headnode.id)
-        .where("label", "=", label)
-        .executeTakeFirst();
-      if (exists) throw duplicate(`Hnic ${quote(label)} on headnode ${quote(headnodeLabel)} exists already.`);
+      const within = { column: "headnode_id", id: headnode.id, words: ` on headnode ${quote(headnodeLabel)}` } as const;
+      const look = await newName(tx, { table: "hnic", kind: "Hnic", within }, label);
       requireEditable(headnode);
-      await tx.insertInto("hnic").values({ headnode_id: headnode.id, label, network_id: null }).execute();
+      await tx.insertInto("hnic").values({ headnode_id: headnode.id, label, look, network_id: null }).execute();
     }),
     { onUnique: () => duplicate(`Hnic ${quote(label)} on headnode ${quote(headnodeLabel)} exists already.`) },
   );

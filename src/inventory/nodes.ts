@@ -7,7 +7,7 @@ import { badArgument, blocked, duplicate, illegalState, notFound, quote } from "
 import type { ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import { isPending } from "../networking/journal.ts";
-import { isLabel } from "./labels.ts";
+import { isLabel, newName } from "./labels.ts";
 
 interface NodeRow {
   id: number;
@@ -77,24 +77,39 @@ export async function registerNode(
   await translate(
     write(ctx.db, async (tx) => {
       // "Exists already" comes before anything else is looked at.
-      const exists = await tx.selectFrom("node").select("id").where("label", "=", label).executeTakeFirst();
-      if (exists) throw duplicate(`Node ${quote(label)} exists already.`);
+      const look = await newName(tx, { table: "node", kind: "Node" }, label);
       const driver = ctx.obm.byType(type);
       checkSettings(driver.settings, settings, `The ${driver.name} OBM driver`);
       // Published clients may use the empty label.
       const wrong = Object.keys(metadata).find((key) => key !== "" && !isLabel(key));
       if (wrong !== undefined)
         throw badArgument(`${quote(wrong)} can't be a metadata label: printable, without slashes, no blank at either end.`);
+      const obm_address = ctx.obm.address(type, settings);
+      if (obm_address !== null) await refuseSecondNode(ctx, tx, label, obm_address);
       const { id } = await tx
         .insertInto("node")
-        .values({ label, project_id: null, obm_type: type, obm: JSON.stringify(settings) })
+        .values({ label, look, project_id: null, obm_type: type, obm: JSON.stringify(settings), obm_address })
         .returning("id")
         .executeTakeFirstOrThrow();
-      for (const [key, value] of Object.entries(metadata)) {
-        await tx.insertInto("node_metadata").values({ node_id: id, label: key, value }).execute();
-      }
+      for (const [key, value] of Object.entries(metadata)) await addMetadata(tx, { id, label }, key, value);
     }),
-    { onUnique: () => duplicate(`Node ${quote(label)} exists already.`) },
+    { onUnique: () => duplicate(`Node ${quote(label)}, or one with its BMC, exists already.`) },
+  );
+}
+
+/** One BMC is one node's: who may use the one could otherwise switch off the other. */
+async function refuseSecondNode(ctx: Context, tx: Tx, label: string, address: string): Promise<void> {
+  const others = await tx
+    .selectFrom("node")
+    .select(["label", "obm_type", "obm", "obm_address"])
+    // One that an earlier haas registered a second time has none.
+    .where((e) => e.or([e("obm_address", "=", address), e("obm_address", "is", null)]))
+    .orderBy("id")
+    .execute();
+  const first = others.find((other) => (other.obm_address ?? ctx.obm.address(other.obm_type, JSON.parse(other.obm))) === address);
+  if (!first) return;
+  throw duplicate(
+    `Node ${quote(label)} has the same BMC as ${quote(first.label)}: one BMC is registered once. Systems of a chassis that share one say which they are, in the field 'system'.`,
   );
 }
 
@@ -188,7 +203,8 @@ export async function registerNic(db: Db, nodeLabel: string, label: string, maca
   await translate(
     write(db, async (tx) => {
       const node = await getNode(tx, nodeLabel);
-      await tx.insertInto("nic").values({ node_id: node.id, label, mac_addr: macaddr, port_id: null }).execute();
+      const look = await newName(tx, { table: "nic", kind: "Nic", within: inNode(node) }, label);
+      await tx.insertInto("nic").values({ node_id: node.id, label, look, mac_addr: macaddr, port_id: null }).execute();
     }),
     { onUnique: () => duplicate(`Nic ${quote(label)} on node ${quote(nodeLabel)} exists already.`) },
   );
@@ -209,13 +225,22 @@ export async function removeNic(db: Db, nodeLabel: string, label: string): Promi
 export async function setMetadata(db: Db, nodeLabel: string, label: string, value: string): Promise<void> {
   await write(db, async (tx) => {
     const node = await getNode(tx, nodeLabel);
-    await tx
-      .insertInto("node_metadata")
-      .values({ node_id: node.id, label, value })
-      .onConflict((conflict) => conflict.columns(["node_id", "label"]).doUpdateSet({ value }))
-      .execute();
+    const { numUpdatedRows } = await tx
+      .updateTable("node_metadata")
+      .set({ value })
+      .where("node_id", "=", node.id)
+      .where("label", "=", label)
+      .executeTakeFirstOrThrow();
+    if (numUpdatedRows === 0n) await addMetadata(tx, node, label, value);
   });
 }
+
+async function addMetadata(tx: Tx, node: { id: number; label: string }, label: string, value: string): Promise<void> {
+  const look = await newName(tx, { table: "node_metadata", kind: "Metadata label", within: inNode(node) }, label);
+  await tx.insertInto("node_metadata").values({ node_id: node.id, label, look, value }).execute();
+}
+
+const inNode = ({ id, label }: { id: number; label: string }) => ({ column: "node_id", id, words: ` on node ${quote(label)}` }) as const;
 
 export async function removeMetadata(db: Db, nodeLabel: string, label: string): Promise<void> {
   await write(db, async (tx) => {

@@ -1,8 +1,11 @@
 import { type Caller, requireProject } from "../auth/caller.ts";
+import type { Config } from "../config.ts";
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
-import { blocked, duplicate, HaasError, illegalState, messageOf, notFound, quote } from "../errors.ts";
-import { driftReason, freshPort } from "./switches.ts";
+import { badArgument, blocked, duplicate, HaasError, illegalState, messageOf, notFound, quote } from "../errors.ts";
+import { readsAs } from "../look.ts";
+import { newName } from "./labels.ts";
+import { driftReason, freshPort, onceRead } from "./switches.ts";
 
 const maintenanceTimeoutMs = 10_000;
 
@@ -21,9 +24,19 @@ export async function listProjects(db: Db): Promise<string[]> {
   return labels(await db.selectFrom("project").select("label").orderBy("label").execute());
 }
 
-export async function createProject(db: Db, label: string): Promise<void> {
+/** As the owner of a network, `admin` is the administrators. Where everybody is one, that tells nobody a lie, and published clients have such a project. */
+export const isReserved = ({ auth }: Config, label: string): boolean => auth.backend !== "null" && readsAs(label, "admin");
+
+export async function createProject({ config, db }: Context, label: string): Promise<void> {
+  const check = () => {
+    if (!isReserved(config, label)) return;
+    throw badArgument(`${quote(label)} can't be a project's name: as the owner of a network, 'admin' means the administrators.`);
+  };
   await translate(
-    write(db, (tx) => tx.insertInto("project").values({ label }).execute()),
+    write(db, async (tx) => {
+      const look = await newName(tx, { table: "project", kind: "Project", check }, label);
+      await tx.insertInto("project").values({ label, look }).execute();
+    }),
     { onUnique: () => duplicate(`Project ${quote(label)} exists already.`) },
   );
 }
@@ -71,14 +84,9 @@ export async function projectHeadnodes(db: Db, caller: Caller, label: string): P
   return labels(await db.selectFrom("headnode").select("label").where("project_id", "=", project.id).orderBy("label").execute());
 }
 
-/** How long an allocation waits for ports that were registered just now, and how often it looks. */
-const freshWaitMs = 15_000;
-const freshPauseMs = 100;
-
 /** Allocate a free node to the project. One whose ports were registered just now is waited for. */
 export async function connectNode(db: Db, caller: Caller, label: string, nodeLabel: string): Promise<void> {
-  const deadline = Date.now() + freshWaitMs;
-  while (!(await allocate(db, caller, label, nodeLabel, Date.now() < deadline))) await Bun.sleep(freshPauseMs);
+  await onceRead((patient) => allocate(db, caller, label, nodeLabel, patient));
 }
 
 /** False when a port is too fresh, and the caller has the time to wait. */

@@ -1,12 +1,14 @@
 import type { Context } from "../context.ts";
-import { type Db, translate, write } from "../db/transaction.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
 import { inUse } from "../networking/session.ts";
 import { isHeld } from "../networking/lease.ts";
+import { switchAddress } from "../hardware/switches/index.ts";
 import { dropSync, enqueueSync, isChangePending, wasEverChanged } from "../networking/journal.ts";
+import { newName } from "./labels.ts";
 import { getNic, getNode } from "./nodes.ts";
 
 /** How long the deletion of a switch waits for haas to be done with it. */
@@ -45,17 +47,31 @@ export async function listSwitches(db: Db): Promise<string[]> {
 export async function registerSwitch(ctx: Context, label: string, type: string, settings: Record<string, unknown>): Promise<void> {
   await translate(
     write(ctx.db, async (tx) => {
-      const exists = await tx.selectFrom("switch").select("id").where("label", "=", label).executeTakeFirst();
-      if (exists) throw duplicate(`Switch ${quote(label)} exists already.`);
+      const look = await newName(tx, { table: "switch", kind: "Switch" }, label);
       const driver = ctx.switches.byType(type);
       checkSettings(driver.settings, settings, `The ${driver.name} switch driver`);
+      const address = switchAddress(type, settings);
+      if (address !== null) await refuseSecondSwitch(tx, label, address);
       await tx
         .insertInto("switch")
-        .values({ label, type, settings: JSON.stringify(settings), lease_owner: null })
+        .values({ label, look, type, settings: JSON.stringify(settings), address, lease_owner: null })
         .execute();
     }),
-    { onUnique: () => duplicate(`Switch ${quote(label)} exists already.`) },
+    { onUnique: () => duplicate(`Switch ${quote(label)}, or one at its address, exists already.`) },
   );
+}
+
+/** A switch that is registered twice has ports with two owners, who would each think to be alone. */
+async function refuseSecondSwitch(tx: Tx, label: string, address: string): Promise<void> {
+  const others = await tx
+    .selectFrom("switch")
+    .select(["label", "type", "settings", "address"])
+    // One that an earlier haas registered a second time has none.
+    .where((e) => e.or([e("address", "=", address), e("address", "is", null)]))
+    .orderBy("id")
+    .execute();
+  const first = others.find((other) => (other.address ?? switchAddress(other.type, JSON.parse(other.settings))) === address);
+  if (first) throw duplicate(`Switch ${quote(label)} has the same address as ${quote(first.label)}: one switch is registered once.`);
 }
 
 /** Never the settings: they hold the password. Ports come in the order of their registration. */
@@ -108,24 +124,33 @@ export const driftReason = "the last check found something else on it.";
 /** Why a port is suspect that was registered just now. */
 export const freshPort = "haas has not read it back since it was registered.";
 
+/** How long a call waits for ports that were registered just now, and how often it looks. */
+const freshWaitMs = 15_000;
+const freshPauseMs = 100;
+
+/** Try until it can be done. `attempt`, which reads everything anew, returns false when a port is too fresh, and it is told to be patient. */
+export async function onceRead(attempt: (patient: boolean) => Promise<boolean>): Promise<void> {
+  const deadline = new Deadline(freshWaitMs);
+  while (!(await attempt(!deadline.passed))) await Bun.sleep(freshPauseMs);
+}
+
 /** Register a port, and queue the change that makes it carry nothing. Until that is done it is suspect. */
 export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
   const exists = () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
   await translate(
     write(ctx.db, async (tx) => {
       const parent = await getSwitch(tx, switchLabel);
-      const ports = () => tx.selectFrom("port").select("label").where("switch_id", "=", parent.id);
-      if (await ports().where("label", "=", label).executeTakeFirst()) throw exists();
+      const within = { column: "switch_id", id: parent.id, words: ` on switch ${quote(switchLabel)}` } as const;
       const driver = ctx.switches.byType(parent.type);
-      driver.validatePort(label);
+      const look = await newName(tx, { table: "port", kind: "Port", within, check: (name) => driver.validatePort(name) }, label);
       const canonical = driver.canonicalPort?.(label) ?? label;
       // Not by the column: what an earlier haas registered may stand there in another spelling.
-      const others = driver.canonicalPort ? await ports().execute() : [];
+      const others = driver.canonicalPort ? await tx.selectFrom("port").select("label").where("switch_id", "=", parent.id).execute() : [];
       const same = others.find((other) => driver.canonicalPort?.(other.label) === canonical);
       if (same) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} is registered already, as ${quote(same.label)}.`);
       const { id } = await tx
         .insertInto("port")
-        .values({ switch_id: parent.id, label, canonical, suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort })
+        .values({ switch_id: parent.id, label, look, canonical, suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort })
         .returning("id")
         .executeTakeFirstOrThrow();
       await enqueueSync(tx, { portId: id, switchId: parent.id, inMs: 0 });
@@ -188,21 +213,28 @@ export async function showPort(
   return { node: nic.node, nic: nic.label, networks: Object.fromEntries(rows.map((row) => [row.channel, row.label])) };
 }
 
-/** Record which nic is plugged into the port. */
+/** Record which nic is plugged into the port. One that was registered just now is waited for where the node is in a project. */
 export async function connectNic(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string): Promise<void> {
+  await onceRead((patient) => plugIn(db, switchLabel, label, nodeLabel, nicLabel, patient));
+}
+
+/** False when the port is too fresh, and the caller has the time to wait. */
+async function plugIn(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string, patient: boolean): Promise<boolean> {
   const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
-  await translate(
+  return translate(
     write(db, async (tx) => {
       const port = await getPort(tx, switchLabel, label);
       const node = await getNode(tx, nodeLabel);
       const nic = await getNic(tx, node, nicLabel);
-      if (nic.port_id !== null) throw taken();
+      if (nic.port_id !== null || (await nicOnPort(tx, port.id))) throw taken();
       if ((port.suspect ?? port.drift) !== null && node.project_id !== null) {
+        if (patient && port.suspect === freshPort) return false;
         throw blocked(
           `Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect ?? driftReason}`,
         );
       }
       await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
+      return true;
     }),
     { onUnique: taken },
   );

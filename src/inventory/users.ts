@@ -1,8 +1,8 @@
 import type { Caller } from "../auth/caller.ts";
 import { hashPassword } from "../auth/database.ts";
-import { type Db, translate, write } from "../db/transaction.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { badArgument, duplicate, HaasError, illegalState, notFound, quote } from "../errors.ts";
-import { isLabel, labelLimitBytes } from "./labels.ts";
+import { isLabel, labelLimitBytes, newName } from "./labels.ts";
 import { getProject } from "./projects.ts";
 
 async function getUser(db: Db, label: string) {
@@ -36,32 +36,41 @@ export async function createUser(db: Db, label: string, password: string, isAdmi
   }
   const password_hash = await hashPassword(password);
   await translate(
-    write(db, (tx) =>
-      tx
+    write(db, async (tx) => {
+      const look = await newName(tx, { table: "users", kind: "User" }, label);
+      await tx
         .insertInto("users")
-        .values({ label, password_hash, is_admin: isAdmin ? 1 : 0 })
-        .execute(),
-    ),
+        .values({ label, look, password_hash, is_admin: isAdmin ? 1 : 0 })
+        .execute();
+    }),
     { onUnique: () => duplicate(`User ${quote(label)} exists already.`) },
   );
 }
 
 export async function removeUser(db: Db, label: string): Promise<void> {
   await write(db, async (tx) => {
-    const { id } = await getUser(tx, label);
-    await tx.deleteFrom("users").where("id", "=", id).execute();
+    const user = await getUser(tx, label);
+    await refuseIfLastAdmin(tx, user);
+    await tx.deleteFrom("users").where("id", "=", user.id).execute();
   });
 }
 
-/** Nobody changes their own status, so the last administrator can't vanish by mistake. */
+/** Without an administrator nobody could make another one. Two who remove each other come here one after the other. */
+async function refuseIfLastAdmin(tx: Tx, { id, label }: { id: number; label: string }): Promise<void> {
+  const admins = await tx.selectFrom("users").select("id").where("is_admin", "=", 1).limit(2).execute();
+  if (admins.length === 1 && admins[0]!.id === id) throw illegalState(`User ${quote(label)} is the last administrator.`);
+}
+
+/** Nobody changes their own status. */
 export async function setAdmin(db: Db, caller: Caller, label: string, isAdmin: boolean): Promise<void> {
   await write(db, async (tx) => {
-    const { id } = await getUser(tx, label);
+    const user = await getUser(tx, label);
     if (caller.user === label) throw illegalState("Nobody can change whether they are an administrator themselves.");
+    if (!isAdmin) await refuseIfLastAdmin(tx, user);
     await tx
       .updateTable("users")
       .set({ is_admin: isAdmin ? 1 : 0 })
-      .where("id", "=", id)
+      .where("id", "=", user.id)
       .execute();
   });
 }

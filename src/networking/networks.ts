@@ -2,6 +2,7 @@ import { type Caller, mayActFor, requireAdmin, requireProject } from "../auth/ca
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, HaasError, notFound, notPermitted, projectMismatch, quote } from "../errors.ts";
+import { newName } from "../inventory/labels.ts";
 import { maySee } from "../inventory/nodes.ts";
 import { getProject } from "../inventory/projects.ts";
 
@@ -53,8 +54,7 @@ export async function createNetwork(
 ): Promise<void> {
   await translate(
     write(ctx.db, async (tx) => {
-      const exists = await tx.selectFrom("network").select("id").where("label", "=", label).executeTakeFirst();
-      if (exists) throw duplicate(`Network ${quote(label)} exists already.`);
+      const look = await newName(tx, { table: "network", kind: "Network" }, label);
       const ownerProject = owner === "admin" ? null : await getProject(tx, owner);
       if (ownerProject) requireProject(caller, ownerProject);
       else requireAdmin(caller);
@@ -74,6 +74,7 @@ export async function createNetwork(
         .insertInto("network")
         .values({
           label,
+          look,
           owner_id: ownerProject?.id ?? null,
           is_public: accessProject ? 0 : 1,
           vlan,

@@ -114,8 +114,8 @@ function decodePath(params: Record<string, unknown>): void {
     if (typeof value !== "string") continue;
     // An encoded slash is a slash: it belongs to no name but a port's.
     if (name !== "port" && value.includes("/")) throw noSuchPath();
-    // A segment of dots comes marked from front.ts, lest Bun fold the path.
-    if (/^\.{1,2}\uffff$/.test(value)) params[name] = value.slice(0, -1);
+    // A segment of dots comes marked from front.ts, lest Bun fold the path. A port's name may hold several.
+    params[name] = value.replaceAll(/(?<=^|\/)(\.{1,2})\uffff(?=\/|$)/g, "$1");
   }
 }
 

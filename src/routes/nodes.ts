@@ -136,7 +136,7 @@ export const nodeRoutes = (ctx: Context) =>
         params: metadataParams,
         query: nothing,
         body: object({ value: t.Any({ description: "Any JSON", examples: ["pk"] }) }),
-        response: responses(empty, 404),
+        response: responses(empty, 404, 409),
         detail: { ...detail, summary: "Set or replace a metadata entry" },
       },
     )

@@ -20,7 +20,7 @@ export const projectRoutes = (ctx: Context) =>
       "/project/:project",
       ({ caller, params }) => {
         requireAdmin(caller);
-        return projects.createProject(ctx.db, params.project);
+        return projects.createProject(ctx, params.project);
       },
       { params, query: nothing, body: nothing, response: responses(empty, 409), detail: { ...detail, summary: "Create a project" } },
     )

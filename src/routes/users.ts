@@ -35,8 +35,8 @@ export const userRoutes = (ctx: Context) =>
       params,
       query: nothing,
       body: nothing,
-      response: responses(empty, 404),
-      detail: { ...detail, summary: "Delete a user" },
+      response: responses(empty, 404, 409),
+      detail: { ...detail, summary: "Delete a user, but not the last administrator" },
     })
     .patch("/auth/basic/user/:user", ({ caller, params, body }) => users.setAdmin(ctx.db, caller, params.user, body.is_admin), {
       params,

@@ -33,6 +33,12 @@ const published: [argv: string, method: string, path: string, body?: unknown][] 
   ["list_project_networks p1", "GET", "/project/p1/networks"],
   ["list_project_headnodes p1", "GET", "/project/p1/headnodes"],
   ["node_register n1 ipmi h u p", "PUT", "/node/n1", { obm: { type: `${obm}ipmi`, host: "h", user: "u", password: "p" } }],
+  [
+    "node_register n1 ipmi h u p --system 0x82@7",
+    "PUT",
+    "/node/n1",
+    { obm: { type: `${obm}ipmi`, host: "h", user: "u", password: "p", system: "0x82@7" } },
+  ],
   ["node_register n1 mock h u p", "PUT", "/node/n1", { obm: { type: `${obm}mock`, host: "h", user: "u", password: "p" } }],
   [
     "node_register ipmi dummyNode01 ipmiHost4node-01 ipmiUser4node-01 ipmiPass4node-01",

@@ -276,6 +276,27 @@ describe("a file that is wrong: a line for each fault, and nothing is sent", () 
     ]);
   });
 
+  test("one device under two names", async () => {
+    const wanted: any = site("twice", 4);
+    const nexus = { type: switchType("nexus"), username: "u", password: secrets.switch, dummy_vlan: "2222" };
+    wanted.switches.push({ switch: "a", hostname: "10.0.0.1", ...nexus }, { switch: "b", hostname: "10.1:22", ...nexus });
+    wanted.switches.push({ switch: "c", hostname: "10.0.0.1:2222", ...nexus });
+    const bmc = { type: "ipmi", user: "u", pass: secrets.bmc };
+    for (const [i, more] of [
+      { host: "bmc" },
+      { host: "BMC.:623" },
+      { host: "bmc", system: "0x82" },
+      { host: "bmc", system: "130" },
+    ].entries()) {
+      wanted.nodes[i].obm = { ...bmc, ...more };
+    }
+    expect(await refused(wanted)).toEqual([
+      "switches[2]: the switch at '10.0.0.1' is in switches[1] already",
+      "nodes[1].obm: the BMC 'bmc' is in nodes[0].obm already",
+      "nodes[3].obm: the BMC 'bmc 0x82@0' is in nodes[2].obm already",
+    ]);
+  });
+
   test("no JSON, nothing in it, no file", async () => {
     expect(await refused(`{"switches": [{"password": ${secrets.switch}}]}`)).toEqual([
       expect.stringMatching(/^It is not JSON\. Where it goes wrong is told by: python3 -m json\.tool .*json$/),

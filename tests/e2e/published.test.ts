@@ -61,10 +61,15 @@ describe.each(["http://127.0.0.1:5000", "http://127.0.0.1:5000/"])("the developm
 
   test("haas switch_register and haas node_register do the same", async () => {
     expect(await type(published.switchByHaas)).toEqual({ status: 0, out: "", err: "" });
+    // The published lines name one BMC twice.
+    const second = await type(published.nodeByHaas);
+    expect(second).toMatchObject({ status: 1, out: "" });
+    expect(second.err).toStartWith("Error: Node 'dummyNode02' has the same BMC as 'dummyNode01': one BMC is registered once.");
+    expect(await type("haas node_delete dummyNode01")).toEqual({ status: 0, out: "", err: "" });
     expect(await type(published.nodeByHaas)).toEqual({ status: 0, out: "", err: "" });
     expect(await get("/switches")).toEqual(["mockswitch01", "mockswitch02"]);
-    expect(await get("/nodes/free")).toEqual(["dummyNode01", "dummyNode02"]);
-    expect(await type("haas list_nodes free")).toEqual({ status: 0, out: "dummyNode01\ndummyNode02\n", err: "" });
+    expect(await get("/nodes/free")).toEqual(["dummyNode02"]);
+    expect(await type("haas list_nodes free")).toEqual({ status: 0, out: "dummyNode02\n", err: "" });
   });
 
   test("haas help describes the commands", async () => {

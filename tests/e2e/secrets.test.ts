@@ -164,7 +164,7 @@ async function vouchFor(call: Stage["call"], label: string, port: string): Promi
 }
 
 /** Register what holds passwords, and check that it does. */
-async function fill({ call, uri }: Stage, bmc: string, silent: string): Promise<void> {
+async function fill({ call, uri }: Stage, bmc: string, other: string, silent: string): Promise<void> {
   const done = async (...request: Parameters<Stage["call"]>) =>
     expect([request[1], (await call(...request)).status]).toEqual([request[1], 200]);
   await done("PUT", "/switch/mock", mockSwitch);
@@ -174,7 +174,7 @@ async function fill({ call, uri }: Stage, bmc: string, silent: string): Promise<
   for (const [name, obm, sw, port] of [
     ["mock", mockObm, "mock", "p1"],
     ["good", ipmi(bmc, secrets.bmc), "ovs", "p1"],
-    ["wrong", ipmi(bmc, secrets.wrongBmc), "dell", "gi1/0/1"],
+    ["wrong", ipmi(other, secrets.wrongBmc), "dell", "gi1/0/1"],
     ["dead", ipmi(silent, secrets.bmc), null, null],
   ] as const) {
     await done("PUT", `/node/${name}`, { obm });
@@ -377,15 +377,17 @@ describe.each(databases)("on %s", (kind) => {
   test("no password leaves the server, in whatever goes wrong", async () => {
     const home = scratch();
     const silent = await Bun.udpSocket({ hostname: "127.0.0.1" });
-    const probe = await Bun.udpSocket({ hostname: "127.0.0.1" });
-    const udp = probe.port;
-    probe.close();
+    const probes = [await Bun.udpSocket({ hostname: "127.0.0.1" }), await Bun.udpSocket({ hostname: "127.0.0.1" })];
+    const ports = probes.map(({ port }) => port);
+    for (const probe of probes) probe.close();
     const lab = scratch();
-    const bmc = await startBmc({ dir: lab.path, name: "n1", port: udp, user: "admin", password: secrets.bmc });
+    const [bmc, other] = await Promise.all(
+      ports.map((port, i) => startBmc({ dir: join(lab.path, `n${i}`), name: `n${i}`, port, user: "admin", password: secrets.bmc })),
+    );
     let stage: Stage | null = null;
     try {
       stage = await startStage(kind, home.path);
-      await fill(stage, bmc.host, `127.0.0.1:${silent.port}`);
+      await fill(stage, bmc!.host, other!.host, `127.0.0.1:${silent.port}`);
       await read(stage);
       await failHardware(stage);
       await failRequests(stage);
@@ -427,7 +429,7 @@ describe.each(databases)("on %s", (kind) => {
     } finally {
       stage?.watch.stop();
       await stage?.server.stop().catch(() => {});
-      await bmc.stop();
+      for (const one of [bmc, other]) await one?.stop();
       silent.close();
       lab.remove();
       home.remove();

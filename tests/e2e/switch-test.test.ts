@@ -442,8 +442,11 @@ test("SSH algorithms that are too old; what the page says to do about it helps",
   const pages: Partial<Record<Vendor, string>> = {};
   for (const vendor of consoleVendors) {
     const emulator = await start(vendor, { legacyAlgorithms: true });
-    pages[vendor] = await badPage(await register(vendor, emulator));
+    const label = await register(vendor, emulator);
+    pages[vendor] = await badPage(label);
     expect(pages[vendor]).toContain("register it with --legacy-algorithms");
+    await call("DELETE", `/switch/${label}/port/${encodeURIComponent(portNames[vendor](1))}`);
+    await call("DELETE", `/switch/${label}`);
     await goodPage(await register(vendor, emulator, { legacy_algorithms: true }));
   }
   expect(pages.powerconnect55xx).toMatchInlineSnapshot(`

@@ -237,3 +237,36 @@ async function commandLines(): Promise<string[]> {
   const processes = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
   return Promise.all(processes.map((pid) => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")));
 }
+
+test("a system behind a BMC: its address and channel go before the command, and its turns are the BMC's", async () => {
+  // ipmi_sim has nothing behind it, so here a program in ipmitool's place tells how it was called, and whether it was alone.
+  const place = await mkdtemp(join(dir, "bridged-"));
+  const script = `#!/bin/sh
+mkdir ${place}/busy || echo "not alone" >> ${place}/calls
+echo "$*" >> ${place}/calls
+sleep 0.1
+rmdir ${place}/busy
+echo "Chassis Power is on"
+`;
+  await writeFile(join(place, "ipmitool"), script);
+  await chmod(join(place, "ipmitool"), 0o755);
+  const path = process.env["PATH"];
+  process.env["PATH"] = `${place}:${path}`;
+  const target = { host: "10.0.0.1", user: "admin", password };
+  try {
+    await Promise.all(
+      [undefined, "0X82", "132@7"].map((system) => ipmi.powerStatus(system === undefined ? target : { ...target, system })),
+    );
+  } finally {
+    process.env["PATH"] = path;
+  }
+  const calls = (await readFile(join(place, "calls"), "utf8")).trim().split("\n");
+  const start = "-I lanplus -H 10.0.0.1 -p 623 -U admin -E -N 2 -R 1 -C 3";
+  expect(calls).toEqual([
+    `${start} chassis power status`,
+    `${start} -t 0x82 -b 0 chassis power status`,
+    `${start} -t 0x84 -b 7 chassis power status`,
+  ]);
+  // As registered by something that did not check: never the BMC itself instead.
+  expect((await failure(ipmi.powerOff({ ...target, system: "0x20" }))).message).toContain("is not a system behind a BMC");
+});

@@ -35,6 +35,8 @@ const control = [
   "\u2028",
   "\u2029",
 ];
+/** Blanks, and characters that show nothing or turn the text around: no new name has them. */
+const unseen = ["\u00a0", "\u00ad", "\u1680", "\u2003", "\u200b", "\u200d", "\u2060", "\u202e", "\u2066", "\u3000", "\ufeff", "\u{e0041}"];
 const printable = [
   ...[";", "?", "|", "!", "#", "&", "&&", "*", "~", ",", " ", "-2", "\\", "\\r\\n", "\\n", "^Z", "$(id)", "`id`", "${x}"],
   ...[
@@ -60,8 +62,6 @@ const printable = [
     "?x=1",
     "#x",
   ],
-  // Blanks, and characters that show nothing or turn the text around.
-  ...["\u00a0", "\u00ad", "\u1680", "\u2003", "\u200b", "\u200d", "\u2060", "\u202e", "\u2066", "\u3000", "\ufeff", "\u{e0041}"],
   // Letters and marks that look like others, and some that become them when they are normalized or made smaller.
   ...["１", "١", "𝟏", "¹", "і", "ｅ", "ﬁ", "İ", "ſ", "K", "；", "？", "⁄", "∕", "／", "，", "e\u0301"],
 ];
@@ -177,7 +177,7 @@ describe.each([...vendors])("%s", (vendor) => {
     await ok("PUT", `/switch/${label}`, registration(vendor, emulatorOf(vendor)));
     const names = [
       ...new Set([
-        ...spoiled(legal, ...control, ...printable),
+        ...spoiled(legal, ...control, ...unseen, ...printable),
         ...lookAlikes(legal),
         legal.repeat(100),
         `range ${legal}`,
@@ -235,7 +235,7 @@ test("a channel that is none is refused, and nothing is queued", async () => {
   await ok("POST", "/project/channels/connect_node", { node: "channels" });
   const channels: unknown[] = [
     ...["vlan/native", "vlan/100"].flatMap((channel) => [
-      ...spoiled(channel, ...control, ...printable),
+      ...spoiled(channel, ...control, ...unseen, ...printable),
       ...lookAlikes(channel),
       channel.toUpperCase(),
       ` ${channel}`,
@@ -269,12 +269,12 @@ test("a channel that is none is refused, and nothing is queued", async () => {
   await ok("DELETE", "/network/channels");
 });
 
-test("other names with control characters are refused, and nothing is stored", async () => {
+test("other names with characters that are controls, or not seen, are refused, and nothing is stored", async () => {
   await ok("PUT", "/node/named", { obm: mockObm });
   const lists = () => Promise.all(["/nodes/all", "/projects", "/networks", "/switches", "/node/named"].map((path) => ok("GET", path)));
   const before = await lists();
   const network = { owner: "admin", access: "", net_id: "" };
-  for (const text of [...control, "\ud800", "\ufffd"].map((one) => one.toWellFormed())) {
+  for (const text of [...control, ...unseen, "\ud800", "\ufffd"].map((one) => one.toWellFormed())) {
     for (const name of [`a${text}b`, `a${text}`, `${text}a`, text]) {
       for (const [path, body] of [
         [`/node/${seg(name)}`, { obm: mockObm }],

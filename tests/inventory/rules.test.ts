@@ -112,13 +112,13 @@ describe.each(databases)("the inventory on %s", (kind) => {
 
   test("each vendor's switch can be registered with its own fields and port names", async () => {
     const type = (name: string) => `http://schema.massopencloud.org/haas/v0/switches/${name}`;
-    const login = { hostname: "h:22", username: "u", password: "vendor-secret-19fe" };
+    const login = (hostname: string) => ({ hostname, username: "u", password: "vendor-secret-19fe" });
     const vendors: [string, Record<string, unknown>, string, string][] = [
-      ["powerconnect55xx", { ...login, transport: "telnet" }, "gi1/0/5", "gi1/0"],
-      ["delln3000", { ...login, dummy_vlan: "2222" }, "te1/0/12", "Ethernet1/1"],
-      ["nexus", { ...login, dummy_vlan: 2222 }, "Ethernet1/0/10", "gi1/0/5"],
-      ["brocade", { ...login, interface_type: "TenGigabitEthernet" }, "101/0/10", "gi1/0/5"],
-      ["dellnos9", { ...login, interface_type: "GigabitEthernet" }, "1/0/3", "x"],
+      ["powerconnect55xx", { ...login("h1:22"), transport: "telnet" }, "gi1/0/5", "gi1/0"],
+      ["delln3000", { ...login("h2:22"), dummy_vlan: "2222" }, "te1/0/12", "Ethernet1/1"],
+      ["nexus", { ...login("h3:22"), dummy_vlan: 2222 }, "Ethernet1/0/10", "gi1/0/5"],
+      ["brocade", { ...login("h4:22"), interface_type: "TenGigabitEthernet" }, "101/0/10", "gi1/0/5"],
+      ["dellnos9", { ...login("h5:22"), interface_type: "GigabitEthernet" }, "1/0/3", "x"],
       ["ovs", { ovs_bridge: "br0" }, "eth0.5", "a;b"],
     ];
     for (const [name, settings, port, wrong] of vendors) {

@@ -65,4 +65,42 @@ describe.each(databases)("a database of an earlier haas on %s", (kind) => {
       await db.destroy();
     }
   });
+
+  test("before names were what people see: each has its look, and of two that look alike the first", async () => {
+    const labels = ["é", "e\u0301", "раypal", "paypal", "n1", "nl", "a\u200bb"];
+    const looks = ["é", null, "paypal", null, "n1", "nl", "a\u200bb"];
+    const uri = await databaseOf(["0001-init", "0002-truth", "0003-headnodes"], async (db) => {
+      const each = async (statement: (label: string) => ReturnType<typeof sql>) => {
+        for (const label of labels) await statement(label).execute(db);
+      };
+      await each((label) => sql`insert into project (label) values (${label})`);
+      await each((label) => sql`insert into users (label, password_hash, is_admin) values (${label}, 'h', 1)`);
+      await each((label) => sql`insert into switch (label, type, settings) values (${label}, 't', '{}')`);
+      await each((label) => sql`insert into node (label, obm_type, obm) values (${label}, 't', '{}')`);
+      await each((label) => sql`insert into network (label, is_public, allocated) values (${label}, 1, 0)`);
+      await each((label) => sql`insert into headnode (label, project_id, base_img, uuid) values (${label}, 1, 'i', ${label})`);
+      // Within two parents: what looks alike in another one does not count.
+      for (const parent of [1, 2]) {
+        await each((label) => sql`insert into port (switch_id, label) values (${parent}, ${label})`);
+        await each((label) => sql`insert into nic (node_id, label, mac_addr) values (${parent}, ${label}, 'm')`);
+        await each((label) => sql`insert into node_metadata (node_id, label, value) values (${parent}, ${label}, '1')`);
+        await each((label) => sql`insert into hnic (headnode_id, label) values (${parent}, ${label})`);
+      }
+    });
+    const db = await openDatabase(uri);
+    try {
+      for (const table of ["project", "users", "switch", "node", "network", "headnode", "port", "nic", "node_metadata", "hnic"] as const) {
+        const rows = await db
+          .selectFrom(table as "project")
+          .select(["label", "look"])
+          .orderBy("id")
+          .execute();
+        const expected = labels.map((label, i) => ({ label, look: looks[i]! }));
+        const parents = ["port", "nic", "node_metadata", "hnic"].includes(table) ? 2 : 1;
+        expect([table, rows]).toEqual([table, parents === 2 ? [...expected, ...expected] : expected]);
+      }
+    } finally {
+      await db.destroy();
+    }
+  });
 });

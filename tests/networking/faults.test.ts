@@ -131,6 +131,12 @@ async function startLane(kind: Kind, name: string, transport: "ssh" | "telnet"):
   return lane;
 }
 
+/** The next device may get its TCP port, and is not the same switch. */
+async function endLane({ name, device }: Lane): Promise<void> {
+  await service.ctx.db.updateTable("switch").set({ address: name }).where("label", "=", name).execute();
+  await device.stop();
+}
+
 /** Whenever a line reaches the device, its port carries nothing but networks that the node has or is getting. */
 function guard({ name, port, device }: Lane): void {
   const push = device.received.push.bind(device.received);
@@ -238,7 +244,7 @@ const casesOf = (kind: Kind, transport: "ssh" | "telnet", names: readonly string
     Array.from({ length: parts }, (_, part) => async (): Promise<Result[]> => {
       const lane = await startLane(kind, `${kind}-${transport}-${i}-${part}`, transport);
       const results = await runCases(lane, fault, part, parts);
-      await lane.device.stop();
+      await endLane(lane);
       return results;
     }),
   );
@@ -303,7 +309,7 @@ test(
             });
           }
         }
-        await lane.device.stop();
+        await endLane(lane);
       }),
     );
     await inParallel(work, lanesAtOnce);
@@ -346,7 +352,7 @@ test(
         while ((await suspect()).suspect !== null) await Bun.sleep(50);
         await ended(await change(lane, "a", null));
         expect(lane.device.port(lane.port)).toEqual(emptyPort);
-        await lane.device.stop();
+        await endLane(lane);
       }),
     );
     await inParallel(work, lanesAtOnce);

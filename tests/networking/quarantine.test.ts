@@ -50,6 +50,68 @@ describe.each(databases)("a port that is not known to carry nothing, on %s", (ki
     expect(device.port(port)).toEqual(emptyPort);
   });
 
+  describe("fresh, and plugged into a node that is in a project already", () => {
+    const other = "gi1/0/2";
+    const plugIn = (nic = "nic2") => service.call("POST", `/switch/sw/port/${other}/connect_nic`, { node: "m", nic });
+    /** A wait, that has begun. */
+    const waiting = async () => {
+      const answer = plugIn();
+      expect(await Promise.race([answer, Bun.sleep(300)])).toBeUndefined();
+      return answer;
+    };
+    beforeEach(async () => {
+      await ok("PUT", "/node/m", { obm: mockObm });
+      for (const nic of ["nic2", "nic3"]) await ok("PUT", `/node/m/nic/${nic}`, { macaddr: "m" });
+      await ok("POST", "/project/p/connect_node", { node: "m" });
+      await ok("PUT", `/switch/sw/port/${other}`);
+    });
+
+    test("it waits until it has been read back", async () => {
+      expect(device.port(other)).not.toEqual(emptyPort);
+      const answer = waiting();
+      await Bun.sleep(400);
+      await service.apply();
+      expect((await answer).status).toBe(200);
+      expect(device.port(other)).toEqual(emptyPort);
+    });
+
+    test("what becomes of it is told at once: it is suspect for another reason", async () => {
+      const answer = waiting();
+      await Bun.sleep(400);
+      await service.ctx.db.updateTable("port").set({ suspect: "the switch lost power." }).where("label", "=", other).execute();
+      expect(await answer).toMatchObject({ status: 409, body: { type: "BlockedError", msg: expect.stringContaining("lost power") } });
+    });
+
+    test("the node is given back meanwhile: nobody has to wait", async () => {
+      const answer = waiting();
+      await Bun.sleep(400);
+      await ok("POST", "/project/p/detach_node", { node: "m" });
+      expect((await answer).status).toBe(200);
+      expect(await free()).toEqual([]);
+    });
+
+    test("the port is deleted meanwhile", async () => {
+      const answer = waiting();
+      await Bun.sleep(400);
+      await ok("DELETE", `/switch/sw/port/${other}`);
+      expect(await answer).toMatchObject({ status: 404, body: { type: "NotFoundError" } });
+    });
+
+    test("the nic, or the port, has another cable meanwhile: a duplicate, and no wait", async () => {
+      await ok("PUT", "/node/o", { obm: mockObm });
+      await ok("PUT", "/node/o/nic/nic", { macaddr: "m" });
+      const answer = waiting();
+      await Bun.sleep(400);
+      await ok("POST", `/switch/sw/port/${other}/connect_nic`, { node: "o", nic: "nic" });
+      expect(await answer).toMatchObject({ status: 409, body: { type: "DuplicateError" } });
+      expect(await plugIn("nic3")).toMatchObject({ status: 409, body: { type: "DuplicateError" } });
+    });
+
+    test("it is read back at last, or the wait has an end", async () => {
+      expect(await plugIn()).toMatchObject({ status: 409, body: { type: "BlockedError", msg: expect.stringContaining(other) } });
+    }, 30_000);
+  });
+
   test("fresh, and nothing was ever on it: it can be unplugged and deleted", async () => {
     await ok("POST", `/switch/sw/port/${port}/detach_nic`);
     await ok("DELETE", `/switch/sw/port/${port}`);

@@ -289,6 +289,11 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
       action("u6", "modify_port", "PENDING", null, 3),
       "insert into headnode (label, project_id, base_img, uuid) values ('h', 1, 'i', 'v')",
       "insert into hnic (headnode_id, label, network_id) values (1, 'e', 2)",
+      ...["project", "users", "node", "network", "switch", "headnode", "hnic", "node_metadata"].map(
+        (table) => `update ${table} set look = 'seen' where id = 1`,
+      ),
+      "update switch set address = '10.0.0.1'",
+      "update node set obm_address = '10.0.0.1'",
     ]) {
       await sql.raw(statement).execute(db);
     }
@@ -304,6 +309,21 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
 
   const network = (label: string, owner: number | null, isPublic: number, vlan: number | null, allocated = 1) =>
     `insert into network (label, owner_id, is_public, vlan, allocated) values ('${label}', ${owner}, ${isPublic}, ${vlan}, ${allocated})`;
+
+  /** Another row, with the look of the first one. */
+  const looksLike = (table: string): string => {
+    const others: Record<string, [columns: string, values: string]> = {
+      users: ["password_hash, is_admin, ", "'h', 0, "],
+      node: ["obm_type, obm, ", "'t', '{}', "],
+      network: ["is_public, allocated, ", "1, 0, "],
+      switch: ["type, settings, ", "'t', '{}', "],
+      headnode: ["project_id, base_img, uuid, ", "1, 'i', 'x', "],
+      hnic: ["headnode_id, ", "1, "],
+      node_metadata: ["node_id, value, ", "1, '1', "],
+    };
+    const [columns, values] = others[table] ?? ["", ""];
+    return `insert into ${table} (${columns}label, look) values (${values}'lookalike', 'seen')`;
+  };
 
   /** What the rule is, named as the database lists it; the statement that would break it. */
   const attacks: [Kind, string, string][] = [
@@ -334,6 +354,17 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["unique", "networking_action(nic_id)", "update networking_action set status = 'PENDING' where uuid = 'u2'"],
     ["unique", "networking_action(port_id)", action("u8", "sync_port", "PENDING", null, 3)],
     ["unique", "headnode(label)", "insert into headnode (label, project_id, base_img, uuid) values ('h', 1, 'i', 'w')"],
+    ...["project", "users", "node", "network", "switch", "headnode"].map((table): [Kind, string, string] => [
+      "unique",
+      `${table}(look)`,
+      looksLike(table),
+    ]),
+    ["unique", "nic(node_id,look)", "update nic set look = 'a'"],
+    ["unique", "port(switch_id,look)", "update port set look = 'a'"],
+    ["unique", "hnic(headnode_id,look)", looksLike("hnic")],
+    ["unique", "node_metadata(node_id,look)", looksLike("node_metadata")],
+    ["unique", "switch(address)", "insert into switch (label, type, settings, address) values ('z', 't', '{}', '10.0.0.1')"],
+    ["unique", "node(obm_address)", "insert into node (label, obm_type, obm, obm_address) values ('z', 't', '{}', '10.0.0.1')"],
     ["unique", "headnode(uuid)", "insert into headnode (label, project_id, base_img, uuid) values ('i', 1, 'i', 'v')"],
     ["unique", "hnic(headnode_id,label)", "insert into hnic (headnode_id, label) values (1, 'e')"],
     ["check", "users", "update users set is_admin = 2"],
@@ -506,7 +537,7 @@ describe.each(databases)("migrations on %s", (kind) => {
     const db = await openDatabase(uri);
     try {
       const { rows } = await sql<Record<string, unknown>>`select * from project`.execute(db);
-      expect(rows).toEqual(inUse ? [{ id: 1, label: "kept" }] : []);
+      expect(rows).toEqual(inUse ? [{ id: 1, label: "kept", look: null }] : []);
       const applied = await sql<{ name: string }>`select name from kysely_migration`.execute(db);
       expect(applied.rows.map(({ name }) => name)).toEqual(Object.keys(migrations));
     } finally {

@@ -4,6 +4,7 @@ import { switchTypePrefix } from "../../src/hardware/switches/index.ts";
 import { startConsole } from "../sim/console.ts";
 import type { Emulator } from "../sim/emulator.ts";
 import { consoleVendors, portNames, registration } from "../support/emulators.ts";
+import { type Relay, startRelay } from "../support/relay.ts";
 import { startOvs } from "../support/ovs-lab.ts";
 import { databases, mockObm, scratch, type Service, startService } from "../support/service.ts";
 
@@ -12,6 +13,7 @@ import { databases, mockObm, scratch, type Service, startService } from "../supp
 describe.each(databases)("a switch that is registered under a second name, on %s", (kind) => {
   let service: Service;
   const devices: Emulator[] = [];
+  const relays: Relay[] = [];
   const ok = (method: string, path: string, body?: unknown) => service.ok(method, path, body);
 
   beforeEach(async () => {
@@ -20,10 +22,15 @@ describe.each(databases)("a switch that is registered under a second name, on %s
   afterEach(async () => {
     await service.stop();
     for (const device of devices.splice(0)) await device.stop();
+    for (const relay of relays.splice(0)) relay.stop();
   });
 
-  /** The same place by another name. */
-  const alias = (hostname: unknown) => String(hostname).replace("127.0.0.1", "localhost");
+  /** The same place by another address. */
+  const alias = async (place: { hostname: string } | { unix: string }): Promise<string> => {
+    const relay = await startRelay(place);
+    relays.push(relay);
+    return relay.address;
+  };
   const suspicions = async (name: string) => (await ok("GET", `/switch/${name}/reconcile`)).suspect.map(({ reason }: any) => reason);
 
   /** With a node on its port. */
@@ -44,7 +51,7 @@ describe.each(databases)("a switch that is registered under a second name, on %s
       await register(`${vendor}-a`, body, portNames[vendor](1));
       const seen = device.received.length;
       // The other port, too: it is the switch that has two owners.
-      await register(`${vendor}-b`, { ...body, hostname: alias(device.hostname) }, portNames[vendor](2));
+      await register(`${vendor}-b`, { ...body, hostname: await alias(device) }, portNames[vendor](2));
       expect(await suspicions(`${vendor}-a`)).toEqual([]);
       const [reason] = await suspicions(`${vendor}-b`);
       expect(reason).toContain(`of switch '${vendor}-a': it is the same one, registered twice`);
@@ -71,7 +78,7 @@ describe.each(databases)("a switch that is registered under a second name, on %s
     // The cable, or the address, was moved: behind the second name there is the first switch now, with a new key.
     await service.ctx.db
       .updateTable("switch")
-      .set({ settings: JSON.stringify({ ...first.settings, hostname: alias(first.hostname) }), host_key: null })
+      .set({ settings: JSON.stringify({ ...first.settings, hostname: await alias(first) }), host_key: null })
       .where("label", "=", "b")
       .execute();
     await ok("POST", "/switch/b/reconcile");
@@ -96,25 +103,7 @@ describe.each(databases)("a switch that is registered under a second name, on %s
       const socket = lab.db.replace("unix:", "");
       const ovs = (database: string) => ({ type: `${switchTypePrefix}ovs`, ovs_bridge: "br0", database });
       await register("a", ovs(socket), "p1");
-      const forward = Bun.listen({
-        hostname: "127.0.0.1",
-        port: 0,
-        socket: {
-          async open(client) {
-            const upstream = await Bun.connect({
-              unix: socket,
-              socket: { data: (_, bytes) => void client.write(bytes), close: () => void client.end() },
-            });
-            client.data = upstream as never;
-          },
-          async data(client, bytes) {
-            while (!client.data) await Bun.sleep(1);
-            (client.data as unknown as typeof client).write(bytes);
-          },
-        },
-      });
-      await register("b", ovs(`tcp:127.0.0.1:${forward.port}`), "p2");
-      forward.stop(true);
+      await register("b", ovs(`tcp:${await alias({ unix: socket })}`), "p2");
       expect((await suspicions("b"))[0]).toContain("has the serial number of switch 'a'");
       expect(await ok("GET", "/nodes/free")).toEqual(["a-n"]);
     } finally {

@@ -419,6 +419,8 @@ describe("paths and names", () => {
     for (const name of ["a/revert", "a/connect_nic", "../x", "a/..", "%2e%2e/%2e"]) {
       expect(`${name} ${told(await once1(head(`PUT /switch/slashes/port/${name}`)))}`).toBe(`${name} 200`);
       expect(`${name} ${told(await once1(head(`GET /switch/slashes/port/${name}`)))}`).toBe(`${name} 200`);
+      const { ports } = JSON.parse((await once1(head("GET /switch/slashes"))).text);
+      expect(ports).toEqual([{ label: "gi1/0/1" }, { label: decodeURIComponent(name) }]);
       expect(`${name} ${told(await once1(head(`DELETE /switch/slashes/port/${name}`)))}`).toBe(`${name} 200`);
     }
     expect(told(await once1(head("DELETE /switch/slashes/port/gi1/0/1")))).toBe("200");

@@ -7,6 +7,8 @@ export interface ObmTarget {
   readonly host: string;
   readonly user: string;
   readonly password: string;
+  /** Which of the systems behind the BMC, where several share one. */
+  readonly system?: string;
   /** Rejects when the caller may not use the node any more. A driver that makes calls wait asks when their turn comes. */
   readonly confirm?: () => Promise<void>;
 }
@@ -29,6 +31,11 @@ export interface ObmDriver {
   /** The last part of the published type URL, and the name on the command line. */
   readonly name: string;
   readonly settings: TObject;
+  /**
+   * The one spelling of the BMC, and of the system behind it, so that it is registered once; see ../address.ts.
+   * `BadArgumentError` for a system that there can't be. Absent where there is no device.
+   */
+  address?(target: Pick<ObmTarget, "host" | "system">): string;
   /** Power on; no effect when it is on. */
   powerOn(target: ObmTarget): Promise<void>;
   /** Power off at once, without asking the operating system; no effect when it is off. */

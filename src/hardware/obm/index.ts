@@ -25,6 +25,11 @@ export class ObmRegistry {
     return type.startsWith(obmTypePrefix) ? this.#drivers.get(type.slice(obmTypePrefix.length)) : undefined;
   }
 
+  /** The one spelling of a registered BMC; null where there is none. */
+  address(type: string, settings: Record<string, unknown>): string | null {
+    return this.find(type)?.address?.(settings as unknown as ObmTarget) ?? null;
+  }
+
   /** The driver of a published type URL; `BadArgumentError` names the types there are. */
   byType(type: string): ObmDriver {
     const driver = this.find(type);
@@ -47,6 +52,7 @@ export function dryRun(driver: ObmDriver, report: (call: string, host: string) =
   return {
     name: driver.name,
     settings: driver.settings,
+    ...(driver.address && { address: driver.address.bind(driver) }),
     checkBootDevice: (device) => driver.checkBootDevice(device),
     powerOn: skip("power on"),
     powerOff: skip("power off"),

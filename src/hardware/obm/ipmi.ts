@@ -1,5 +1,7 @@
 import { isIP, isIPv6 } from "node:net";
+import { Type } from "@sinclair/typebox";
 import { badArgument, HaasError, quote } from "../../errors.ts";
+import { type BridgedSystem, bmcAddress, ipmiPort, parseSystem } from "../address.ts";
 import { CommandError, type CommandResult, failureSentence, lastLine, redact, runCommand } from "../command.ts";
 import { field, fields, secretField } from "../settings.ts";
 import type { ObmDriver, ObmTarget, PowerStatus } from "./driver.ts";
@@ -15,7 +17,6 @@ export interface IpmiOptions {
   timeoutMs: number;
 }
 
-const defaultPort = 623;
 const maxOutputBytes = 64 * 1024;
 /** Between two tries: a BMC is a small computer, often with one or two sessions to give. */
 const retryPauseMs = 1_000;
@@ -45,6 +46,7 @@ interface Bmc {
   readonly name: string;
   readonly user: string;
   readonly password: string;
+  readonly system: BridgedSystem | null;
 }
 
 type Run = (...command: string[]) => Promise<CommandResult>;
@@ -89,7 +91,19 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
       host: field("Address of the BMC: `host` or `host:port`", "10.0.0.42"),
       user: field("User of the BMC", "admin"),
       password: secretField("Password of the BMC, at most 20 bytes"),
+      system: Type.Optional(
+        Type.String({
+          description:
+            "For a system of a chassis whose systems share one BMC: its IPMB address, as in `0x82`, or with the channel of the BMC that leads there, as in `0x82@7`",
+          examples: ["0x82"],
+          maxLength: 16,
+        }),
+      ),
     }),
+    address({ host, system }) {
+      if (system !== undefined && parseSystem(system) === null) throw badArgument(notASystem(system));
+      return bmcAddress({ host, system });
+    },
     // On when on and off when off succeed on the BMC itself, so there is nothing to ask first.
     powerOn: (target) => withBmc(target, async (run) => void (await run("chassis", "power", "on"))),
     powerOff: (target) => withBmc(target, async (run) => void (await run("chassis", "power", "off"))),
@@ -130,6 +144,7 @@ async function runOnce(options: IpmiOptions, bmc: Bmc, command: readonly string[
       "ipmitool",
       ...["-I", options.interface, "-H", bmc.host, "-p", String(bmc.port), "-U", bmc.user, "-E"],
       ...["-N", String(retransmitSeconds), "-R", "1", ...cipher],
+      ...(bmc.system === null ? [] : ["-t", `0x${bmc.system.target.toString(16)}`, "-b", String(bmc.system.channel)]),
       ...command,
     ],
     env: { IPMI_PASSWORD: bmc.password },
@@ -171,13 +186,15 @@ const words = (stderr: string, bmc: Bmc) => redact(lastLine(stderr).replace(/\.+
 const obmError = (sentence: string, cause?: unknown) => new HaasError("OBMError", sentence, { cause });
 
 /** `host`, `host:port`, `[v6]:port` or a bare v6 address. What ipmitool can't take is refused here, so no value becomes an option. */
-function parseTarget({ host: registered, user, password }: ObmTarget): Bmc {
+function parseTarget({ host: registered, user, password, system }: ObmTarget): Bmc {
   const [, bracketed, bracketedPort] = /^\[([^\]]*)\](?::(\d{1,5}))?$/.exec(registered) ?? [];
   const [, plain, plainPort] = isIP(registered) ? [registered, registered] : (/^([^:]*)(?::(\d{1,5}))?$/.exec(registered) ?? []);
   const host = bracketed !== undefined && isIPv6(bracketed) ? bracketed : plain;
-  const port = Number(bracketedPort ?? plainPort ?? defaultPort);
+  const port = Number(bracketedPort ?? plainPort ?? ipmiPort);
   const legal = host !== undefined && (isIP(host) > 0 || /^[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})$/.test(host)) && port >= 1 && port <= 65_535;
   const name = `BMC ${quote(registered)}`;
+  const bridged = system === undefined ? null : parseSystem(system);
+  if (system !== undefined && bridged === null) throw obmError(`${name}: ${notASystem(system)}`);
   if (!legal) throw obmError(`${name} is not an address. Legal forms: host, host:port, [IPv6 address]:port.`);
   if (user.startsWith("-")) throw obmError(`${name}: a user must not begin with '-'.`);
   if (Buffer.byteLength(user) > maxUserBytes)
@@ -187,8 +204,12 @@ function parseTarget({ host: registered, user, password }: ObmTarget): Bmc {
   }
   // Without a password ipmitool asks for one; an environment variable can't hold a NUL.
   if (password.includes("\0")) throw obmError(`${name}: its password holds a NUL byte, which IPMI can't take.`);
-  return { host, port, name: `BMC ${quote(isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`)}`, user, password };
+  const shown = quote(isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`);
+  return { host, port, name: `BMC ${shown}${bridged ? `, system ${quote(system!)}` : ""}`, user, password, system: bridged };
 }
+
+const notASystem = (system: string) =>
+  `${quote(system)} is not a system behind a BMC. Legal forms: an even IPMB address other than the BMC's own 0x20, as in 0x82 or 130, and with a channel from 0 to 11, as in 0x82@7.`;
 
 /** A bounded queue per BMC: many give one session at a time, and a power cycle is several commands. */
 class Turns {

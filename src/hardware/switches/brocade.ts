@@ -12,6 +12,7 @@ import {
   parseVlans,
   planPort,
   type RestDevice,
+  restAddress,
   restFields,
   type RestSettings,
   type Step,
@@ -125,6 +126,7 @@ export const brocade: SwitchDriver<RestSettings> = {
   positional: ["hostname", "username", "password", "interface_type"],
   capabilities: [],
   highestVlan,
+  address: restAddress,
   validatePort(label) {
     if (!portName.test(label)) throw badArgument(`${quote(label)} is not a port name of a Brocade VDX. Legal forms: 1/0/10, 101/0/10.`);
   },

@@ -1,5 +1,6 @@
 import { type TProperties, Type } from "@sinclair/typebox";
 import { badArgument, HaasError, messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { canonicalAddress, switchPorts } from "../address.ts";
 import { Channel, CommandRefused, type Dialect, passwordPrompt } from "../console/channel.ts";
 import { type ModeGraph, path, walk } from "../console/modes.ts";
 import { connectSsh } from "../console/ssh.ts";
@@ -122,6 +123,7 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
     positional: ["hostname", "username", "password", ...Object.keys(extra)],
     capabilities: profile.capabilities,
     highestVlan: profile.highestVlan,
+    address: ({ hostname }) => canonicalAddress(hostname, switchPorts),
     validatePort,
     canonicalPort: (label) => profile.canonicalPort(label),
     ...(profile.dummyVlan && { reservedVlan: (settings: ConsoleSettings) => dummyOf(settings)! }),

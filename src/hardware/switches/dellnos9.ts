@@ -13,6 +13,7 @@ import {
   parseXml,
   planPort,
   type RestDevice,
+  restAddress,
   restFields,
   type RestSettings,
   type Step,
@@ -198,6 +199,7 @@ export const dellNos9: SwitchDriver<RestSettings> = {
   positional: ["hostname", "username", "password", "interface_type"],
   capabilities: [],
   highestVlan,
+  address: restAddress,
   validatePort(label) {
     if (!portName.test(label)) throw badArgument(`${quote(label)} is not a port name of a Dell Networking OS 9. Legal forms: 1/3, 1/0/3.`);
   },

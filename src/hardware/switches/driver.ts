@@ -83,6 +83,8 @@ export interface SwitchDriver<Settings = any> {
   readonly capabilities: readonly Capability[];
   /** The highest VLAN that a port of this device can carry. */
   readonly highestVlan: number;
+  /** The one spelling of where the switch is, so that it is registered once; see ../address.ts. Absent where there is no device. */
+  address?(settings: Settings): string;
   /** Throws `BadArgumentError`, showing a legal form, for a name that this device could not have. */
   validatePort(label: string): void;
   /** The one spelling of a legal port name, where the device takes several for the same port. */

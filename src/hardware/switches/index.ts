@@ -22,6 +22,12 @@ export const switchDrivers = {
   ovs,
 } as const satisfies Record<string, SwitchDriver>;
 
+/** The one spelling of where a switch is, whether its driver is switched on or not; null where there is no device. */
+export function switchAddress(type: string, settings: Record<string, unknown>): string | null {
+  const driver: SwitchDriver | undefined = Object.values(switchDrivers).find(({ name }) => type === switchTypePrefix + name);
+  return driver?.address?.(settings) ?? null;
+}
+
 export type SwitchExtension = keyof typeof switchDrivers;
 
 /** The drivers that the configuration switched on, by published type name. */

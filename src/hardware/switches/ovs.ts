@@ -1,5 +1,6 @@
 import { Type } from "@sinclair/typebox";
 import { badArgument, messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { ovsdbAddress } from "../address.ts";
 import { CommandError, type CommandResult, failureSentence, runCommand } from "../command.ts";
 import { fields } from "../settings.ts";
 import { type PortState, samePort, type SwitchDriver } from "./driver.ts";
@@ -29,6 +30,9 @@ interface Settings {
 const highestVlan = 4094;
 const reservedVlan = 4095;
 const everyVlan: readonly number[] = Array.from({ length: reservedVlan + 1 }, (_, vlan) => vlan);
+
+/** Where ovs-vsctl looks without `--db`, in the environment that runCommand gives it. */
+const defaultDatabase = "/var/run/openvswitch/db.sock";
 
 /** ovs-vsctl's own bound, and ours behind it for an ovs-vsctl that hangs. */
 const commandTimeoutSeconds = 10;
@@ -61,6 +65,7 @@ export const ovs: SwitchDriver<Settings> = {
   positional: ["ovs_bridge"],
   capabilities: ["nativeless-trunk-mode"],
   highestVlan,
+  address: ({ ovs_bridge, database }) => `${ovsdbAddress(database ?? defaultDatabase)} ${ovs_bridge}`,
 
   validatePort(label) {
     if (!portName.test(label)) {

@@ -4,6 +4,7 @@ import { request as httpsRequest } from "node:https";
 import { type TSchema, Type } from "@sinclair/typebox";
 import { XMLBuilder, XMLParser, XMLValidator } from "fast-xml-parser";
 import { messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { canonicalAddress, switchPorts } from "../address.ts";
 import { redact } from "../command.ts";
 import { fields, secretField } from "../settings.ts";
 import { describePort, emptyPort, type PortState, samePort, type SwitchSession, type SwitchTarget } from "./driver.ts";
@@ -56,6 +57,8 @@ export const restFields = ({ hostname, interfaceType }: { hostname: string; inte
       }),
     ),
   });
+
+export const restAddress = ({ hostname }: RestSettings): string => canonicalAddress(hostname, switchPorts);
 
 // ---- The client ----
 

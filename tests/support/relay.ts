@@ -1,0 +1,33 @@
+import { connect, createServer, type Socket } from "node:net";
+
+/** A second address, on loopback, for something that listens already. */
+export interface Relay {
+  /** `127.0.0.1:port`. */
+  readonly address: string;
+  stop(): void;
+}
+
+export async function startRelay(to: { readonly hostname: string } | { readonly unix: string }): Promise<Relay> {
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const [host, port] = "hostname" in to ? to.hostname.split(":") : [];
+    const upstream = "unix" in to ? connect(to.unix) : connect(Number(port), host);
+    for (const [one, other] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      sockets.add(one);
+      one.on("error", () => other.destroy());
+      one.on("close", () => sockets.delete(one));
+      one.pipe(other);
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    address: `127.0.0.1:${(server.address() as { port: number }).port}`,
+    stop() {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
