@@ -110,7 +110,7 @@ class Reader {
     if (pass !== undefined && given.password !== undefined) this.#fault(at, "has pass and password; they are the same thing");
     const settings = pass === undefined ? given : { ...given, password: pass };
     const kind = this.#kind(type, `${at}.type`, obmTypePrefix, obmSubtypes);
-    if (kind !== null) this.#fields(settings, at, { required: ["host", "user", "password"], optional: [] }, "an obm");
+    if (kind !== null) this.#fields(settings, at, { required: ["host", "user", "password"], optional: ["bootdev"] }, "an obm");
     return { type: `${obmTypePrefix}${kind}`, ...settings };
   }
 

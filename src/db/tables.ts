@@ -38,7 +38,11 @@ export interface Tables {
     obm_type: string;
     obm: string;
     obm_enabled: Generated<Flag>;
+    boot_device: string | null;
+    hold: string | null;
+    hold_until: Generated<number>;
   };
+  obm_command: { id: Generated<number>; node_id: number; user_id: number | null; ends_by: number };
   nic: { id: Generated<number>; node_id: number; label: string; mac_addr: string; port_id: number | null };
   node_metadata: { id: Generated<number>; node_id: number; label: string; value: string };
   network: {

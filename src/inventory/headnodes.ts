@@ -1,9 +1,20 @@
 import { randomBytes } from "node:crypto";
-import { administrator, type Caller, requireProject } from "../auth/caller.ts";
+import { administrator, type Caller, requireProject, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
-import { badArgument, blocked, duplicate, HeadnodeError, illegalState, messageOf, notFound, projectMismatch, quote } from "../errors.ts";
-import { HalfMadeError, type HeadnodeTarget } from "../hardware/headnodes/driver.ts";
+import {
+  badArgument,
+  blocked,
+  duplicate,
+  HeadnodeError,
+  illegalState,
+  messageOf,
+  notFound,
+  projectMismatch,
+  quote,
+  textFor,
+} from "../errors.ts";
+import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
 import { isDead, owner } from "../networking/holder.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { getProject } from "./projects.ts";
@@ -15,7 +26,7 @@ const waitPauseMs = 100;
 const leaseMs = 15 * 60_000;
 
 /** A headnode that the caller may use; throws what the caller is told. */
-export async function getHeadnode(db: Db, caller: Caller, label: string) {
+export async function getHeadnode(db: Db, rights: Rights, label: string) {
   const headnode = await db
     .selectFrom("headnode")
     .innerJoin("project", "project.id", "headnode.project_id")
@@ -25,7 +36,7 @@ export async function getHeadnode(db: Db, caller: Caller, label: string) {
     .where("headnode.label", "=", label)
     .executeTakeFirst();
   if (!headnode) throw notFound("Headnode", label);
-  requireProject(caller, { id: headnode.project_id, label: headnode.project });
+  requireProject(rights, { id: headnode.project_id, label: headnode.project });
   return headnode;
 }
 
@@ -62,7 +73,7 @@ async function hold<T>(
   for (;;) {
     const until = Date.now() + leaseMs;
     const headnode = await write(ctx.db, async (tx) => {
-      const found = await getHeadnode(tx, caller, label);
+      const found = await getHeadnode(tx, await caller.rights(tx), label);
       if (isHeld(found)) return null;
       await tx.updateTable("headnode").set({ lease_owner: owner, lease_until: until }).where("id", "=", found.id).execute();
       await before(tx, found);
@@ -102,14 +113,15 @@ export async function createHeadnode(ctx: Context, caller: Caller, label: string
       const exists = await tx.selectFrom("headnode").select("id").where("label", "=", label).executeTakeFirst();
       if (exists) throw duplicate(`Headnode ${quote(label)} exists already.`);
       const project = await getProject(tx, projectLabel);
-      requireProject(caller, project);
+      requireProject(await caller.rights(tx), project);
       await tx.insertInto("headnode").values({ label, project_id: project.id, base_img: image, uuid: crypto.randomUUID() }).execute();
     }),
     { onUnique: () => duplicate(`Headnode ${quote(label)} exists already.`) },
   );
 }
 
-async function targetOf(db: Db, headnode: Headnode): Promise<HeadnodeTarget> {
+/** Each step of the driver's asks whether it is still the caller's right. */
+async function targetOf(db: Db, caller: Caller, headnode: Headnode): Promise<HeadnodeTarget> {
   const interfaces = await db
     .selectFrom("hnic")
     .innerJoin("network", "network.id", "hnic.network_id")
@@ -118,11 +130,12 @@ async function targetOf(db: Db, headnode: Headnode): Promise<HeadnodeTarget> {
     .orderBy("hnic.id")
     .execute();
   const { label, uuid, base_img, vnc_password } = headnode;
-  return { label, uuid, baseImage: base_img, interfaces, vncPassword: vnc_password ?? "" };
+  const confirm = async () => requireProject(await caller.rights(db), { id: headnode.project_id, label: headnode.project });
+  return { label, uuid, baseImage: base_img, interfaces, vncPassword: vnc_password ?? "", confirm };
 }
 
-export async function showHeadnode(ctx: Context, caller: Caller, label: string) {
-  const headnode = await getHeadnode(ctx.db, caller, label);
+export async function showHeadnode(ctx: Context, rights: Rights, label: string) {
+  const headnode = await getHeadnode(ctx.db, rights, label);
   const hnics = await ctx.db
     .selectFrom("hnic")
     .leftJoin("network", "network.id", "hnic.network_id")
@@ -135,7 +148,7 @@ export async function showHeadnode(ctx: Context, caller: Caller, label: string) 
     project: headnode.project,
     hnics: hnics.map((hnic) => hnic.label),
     networks: Object.fromEntries(hnics.map((hnic) => [hnic.label, hnic.network])),
-    ...(await lookAt(ctx, headnode)),
+    ...(await lookAt(ctx, rights, headnode)),
     vnc_password: headnode.vnc_password,
     uuid: headnode.uuid,
     base_img: headnode.base_img,
@@ -151,14 +164,14 @@ interface Look {
 }
 
 /** The virtual machine as it really is, and what is not as haas left it. */
-async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
+async function lookAt(ctx: Context, rights: Rights, headnode: Headnode): Promise<Look> {
   const look = (state: Look["state"], reason: string | null = null, vncport: number | null = null): Look => ({ state, reason, vncport });
   if (isHeld(headnode)) return look("busy", "A call is at work on it; ask again.");
   if (!headnode.made)
     return headnode.started ? look("half-made", "Its first start was cut off; start it again, or delete it.") : look("new");
-  const machine = await ctx.headnodes.state(await targetOf(ctx.db, headnode)).catch((error: unknown) => {
+  const machine = await ctx.headnodes.state(await targetOf(ctx.db, administrator, headnode)).catch((error: unknown) => {
     if (!(error instanceof HeadnodeError)) throw error;
-    return { kind: "unknown", words: error.message } as const;
+    return { kind: "unknown", words: textFor(rights.isAdmin, error) } as const;
   });
   switch (machine.kind) {
     case "unknown":
@@ -166,7 +179,10 @@ async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
     case "absent":
       return look("lost", "Its virtual machine is gone from the hypervisor. Delete the headnode, and create it again.");
     case "off":
-      return look("off", headnode.running ? `It was not haas that stopped it; the hypervisor says: ${machine.words}.` : null);
+      return look(
+        "off",
+        headnode.running ? `It was not haas that stopped it${rights.isAdmin ? `; the hypervisor says: ${machine.words}.` : "."}` : null,
+      );
     case "on":
       return look("on", headnode.running ? null : "It was not haas that started it.", machine.vncPort);
   }
@@ -175,7 +191,7 @@ async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
 /** Destroys the virtual machine with its storage first, so that a failure leaves a headnode that can be deleted again. */
 export async function removeHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
   await hold(ctx, caller, label, async (headnode) => {
-    if (!ctx.config.dryRun) await ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+    if (!ctx.config.dryRun) await ctx.headnodes.remove(await targetOf(ctx.db, caller, headnode));
     await write(ctx.db, (tx) => tx.deleteFrom("headnode").where("id", "=", headnode.id).execute());
   });
 }
@@ -185,7 +201,7 @@ export async function removeHeadnode(ctx: Context, caller: Caller, label: string
  * nothing is left of it and the headnode is as it was. A dry run makes nothing, and so freezes nothing.
  */
 export async function startHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
-  if (dryRun(ctx, "start", label)) return void (await getHeadnode(ctx.db, caller, label));
+  if (dryRun(ctx, "start", label)) return void (await getHeadnode(ctx.db, await caller.rights(ctx.db), label));
   const password = randomPassword();
   const freeze = (tx: Tx, headnode: Headnode) =>
     tx
@@ -194,7 +210,7 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
       .where("id", "=", headnode.id)
       .execute();
   const work = async (headnode: Headnode) => {
-    const target = await targetOf(ctx.db, { ...headnode, vnc_password: headnode.vnc_password ?? password });
+    const target = await targetOf(ctx.db, caller, { ...headnode, vnc_password: headnode.vnc_password ?? password });
     if (headnode.made) {
       if ((await ctx.headnodes.state(target)).kind === "absent") {
         throw illegalState(`The virtual machine of headnode ${quote(label)} is gone. Delete the headnode, and create it again.`);
@@ -202,7 +218,7 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
       return ctx.headnodes.start(target);
     }
     // Frozen already: an earlier start was cut off.
-    if (headnode.started) await ctx.headnodes.remove(target);
+    if (headnode.started) await ctx.headnodes.remove(unasked(target));
     await ctx.headnodes.create(target);
     await update(ctx.db, headnode, { made: 1 });
     await ctx.headnodes.start(target);
@@ -227,7 +243,7 @@ async function unmake(ctx: Context, headnode: Headnode, error: unknown): Promise
   const { made } = await ctx.db.selectFrom("headnode").select("made").where("id", "=", headnode.id).executeTakeFirstOrThrow();
   let gone = !(error instanceof HalfMadeError);
   if (made) {
-    const undone = ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+    const undone = ctx.headnodes.remove(unasked(await targetOf(ctx.db, administrator, headnode)));
     gone = await undone.then(
       () => true,
       (why: unknown) => {
@@ -246,7 +262,7 @@ export async function cleanUpHeadnodes(ctx: Context): Promise<void> {
   for (const { label } of rows) {
     const undo = hold(ctx, administrator, label, async (headnode) => {
       if (headnode.made || !headnode.started) return;
-      await ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+      await ctx.headnodes.remove(await targetOf(ctx.db, administrator, headnode));
       await update(ctx.db, headnode, { started: 0, running: 0 });
       ctx.log.info("the first start of a headnode was cut off, and is undone", { headnode: label });
     });
@@ -255,10 +271,10 @@ export async function cleanUpHeadnodes(ctx: Context): Promise<void> {
 }
 
 export async function stopHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
-  if (dryRun(ctx, "stop", label)) return void (await getHeadnode(ctx.db, caller, label));
+  if (dryRun(ctx, "stop", label)) return void (await getHeadnode(ctx.db, await caller.rights(ctx.db), label));
   await hold(ctx, caller, label, async (headnode) => {
     if (!headnode.made) return;
-    await ctx.headnodes.stop(await targetOf(ctx.db, headnode));
+    await ctx.headnodes.stop(await targetOf(ctx.db, caller, headnode));
     await update(ctx.db, headnode, { running: 0 });
   });
 }
@@ -267,7 +283,7 @@ export async function stopHeadnode(ctx: Context, caller: Caller, label: string):
 export async function editHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
   await hold(ctx, caller, label, async (headnode) => {
     if (!headnode.started) return;
-    const target = await targetOf(ctx.db, headnode);
+    const target = await targetOf(ctx.db, caller, headnode);
     if (!headnode.made) await ctx.headnodes.remove(target);
     else if ((await ctx.headnodes.state(target)).kind === "on")
       throw illegalState(`Headnode ${quote(label)} is running; stop it before it is edited.`);
@@ -278,11 +294,14 @@ export async function editHeadnode(ctx: Context, caller: Caller, label: string):
 }
 
 /** The TCP port on which the display of a running headnode listens, on loopback. */
-export async function displayOf(ctx: Context, caller: Caller, label: string): Promise<number> {
-  const headnode = await getHeadnode(ctx.db, caller, label);
+export async function displayOf(ctx: Context, rights: Rights, label: string): Promise<number> {
+  const headnode = await getHeadnode(ctx.db, rights, label);
   if (ctx.headnodes.displaysElsewhere !== null)
-    throw illegalState(`The display of headnode ${quote(label)} can't be reached through haas: ${ctx.headnodes.displaysElsewhere}.`);
-  const { vncport, state, reason } = await lookAt(ctx, headnode);
+    throw illegalState(
+      `The display of headnode ${quote(label)} can't be reached through haas: ${ctx.headnodes.displaysElsewhere}.`,
+      `The display of headnode ${quote(label)} can't be reached through haas; an administrator can see why.`,
+    );
+  const { vncport, state, reason } = await lookAt(ctx, rights, headnode);
   if (vncport === null)
     throw illegalState(`Headnode ${quote(label)} has no display now: it is ${state}.${reason === null ? "" : ` ${reason}`}`);
   return vncport;
@@ -299,7 +318,7 @@ const randomPassword = (): string => randomBytes(6).toString("base64url");
 export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await translate(
     write(db, async (tx) => {
-      const headnode = await getHeadnode(tx, caller, headnodeLabel);
+      const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
       const exists = await tx
         .selectFrom("hnic")
         .select("id")
@@ -316,7 +335,7 @@ export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, 
 
 export async function removeHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     requireEditable(headnode);
     await tx.deleteFrom("hnic").where("id", "=", hnic.id).execute();
@@ -326,7 +345,7 @@ export async function removeHnic(db: Db, caller: Caller, headnodeLabel: string, 
 /** Connect an hnic, instead of the network that it had. Only networks from the pool have a bridge on the hypervisor. */
 export async function connectHnic(db: Db, caller: Caller, headnodeLabel: string, label: string, networkLabel: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     const network = await getNetwork(tx, networkLabel);
     if (!network.allocated)
@@ -341,7 +360,7 @@ export async function connectHnic(db: Db, caller: Caller, headnodeLabel: string,
 
 export async function detachHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     requireEditable(headnode);
     await tx.updateTable("hnic").set({ network_id: null }).where("id", "=", hnic.id).execute();

@@ -1,5 +1,6 @@
+import { type Caller, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
-import { type Db, translate, write } from "../db/transaction.ts";
+import { type Db, translate } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
@@ -35,9 +36,15 @@ export async function listSwitches(db: Db): Promise<string[]> {
   return rows.map(({ label }) => label);
 }
 
-export async function registerSwitch(ctx: Context, label: string, type: string, settings: Record<string, unknown>): Promise<void> {
+export async function registerSwitch(
+  ctx: Context,
+  caller: Caller,
+  label: string,
+  type: string,
+  settings: Record<string, unknown>,
+): Promise<void> {
   await translate(
-    write(ctx.db, async (tx) => {
+    writeAsAdmin(ctx.db, caller, async (tx) => {
       const exists = await tx.selectFrom("switch").select("id").where("label", "=", label).executeTakeFirst();
       if (exists) throw duplicate(`Switch ${quote(label)} exists already.`);
       const driver = ctx.switches.byType(type);
@@ -61,8 +68,8 @@ export async function showSwitch(
   return { name: label, ports, capabilities: [...ctx.switches.byType(type).capabilities] };
 }
 
-export async function removeSwitch(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removeSwitch(db: Db, caller: Caller, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const leased = await tx.selectFrom("switch").select("id").where("id", "=", id).where("lease_until", ">", Date.now()).executeTakeFirst();
     if (leased) throw blocked(`Switch ${quote(label)} is in use by haas; try again.`);
@@ -73,8 +80,8 @@ export async function removeSwitch(db: Db, label: string): Promise<void> {
 }
 
 /** Forget the key that the switch is known by: the next one that it presents is taken for its own. */
-export async function forgetHostKey(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function forgetHostKey(db: Db, caller: Caller, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const { numUpdatedRows } = await tx
       .updateTable("switch")
@@ -92,10 +99,10 @@ export const driftReason = "the last check found something else on it.";
 export const freshPort = "haas has not read it back since it was registered.";
 
 /** Register a port, and queue the change that makes it carry nothing. Until that is done it is suspect. */
-export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
+export async function registerPort(ctx: Context, caller: Caller, switchLabel: string, label: string): Promise<void> {
   const exists = () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
   await translate(
-    write(ctx.db, async (tx) => {
+    writeAsAdmin(ctx.db, caller, async (tx) => {
       const parent = await getSwitch(tx, switchLabel);
       const ports = () => tx.selectFrom("port").select("label").where("switch_id", "=", parent.id);
       if (await ports().where("label", "=", label).executeTakeFirst()) throw exists();
@@ -118,8 +125,8 @@ export async function registerPort(ctx: Context, switchLabel: string, label: str
   ctx.wake();
 }
 
-export async function removePort(db: Db, switchLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removePort(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     const nic = await nicOnPort(tx, port.id);
     if (nic) throw blocked(`Port ${quote(label)} is still connected to nic ${quote(nic.label)} of node ${quote(nic.node)}.`);
@@ -142,8 +149,8 @@ async function refuseIfUncertain(
 }
 
 /** Take an administrator's word for it that a suspect port carries what it should. */
-export async function trustPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
-  const suspicion = await write(ctx.db, async (tx) => {
+export async function trustPort(ctx: Context, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  const suspicion = await writeAsAdmin(ctx.db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     if ((port.suspect ?? port.drift) === null) throw blocked(`Port ${quote(label)} is not suspect.`);
     if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
@@ -172,10 +179,17 @@ export async function showPort(
 }
 
 /** Record which nic is plugged into the port. */
-export async function connectNic(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string): Promise<void> {
+export async function connectNic(
+  db: Db,
+  caller: Caller,
+  switchLabel: string,
+  label: string,
+  nodeLabel: string,
+  nicLabel: string,
+): Promise<void> {
   const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
   await translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const port = await getPort(tx, switchLabel, label);
       const node = await getNode(tx, nodeLabel);
       const nic = await getNic(tx, node, nicLabel);
@@ -191,8 +205,8 @@ export async function connectNic(db: Db, switchLabel: string, label: string, nod
   );
 }
 
-export async function detachNic(db: Db, switchLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function detachNic(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     const nic = await nicOnPort(tx, port.id);
     if (!nic) throw noNic(switchLabel, label);

@@ -196,6 +196,7 @@ describe("registration", () => {
     expect(await admin.json("show_node", "n1")).toEqual({
       name: "n1",
       project: null,
+      obm_enabled: true,
       metadata: {},
       nics: [{ label: "eth0", macaddr: "52:54:00:00:00:01", networks: {}, port: "p1", switch: "rack" }],
     });
@@ -417,6 +418,7 @@ describe("networks", () => {
     expect(await alice.json("show_node", "n1")).toEqual({
       name: "n1",
       project: "red",
+      obm_enabled: true,
       metadata: {},
       nics: [{ label: "eth0", macaddr: "52:54:00:00:00:01", networks: { "vlan/native": "red-net", "vlan/101": "red-storage" } }],
     });

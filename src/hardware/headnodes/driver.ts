@@ -15,7 +15,14 @@ export interface HeadnodeTarget {
   readonly interfaces: readonly HeadnodeInterface[];
   /** At most 8 characters: VNC takes no more. */
   readonly vncPassword: string;
+  /**
+   * Awaited before each command that changes or destroys something: rejects when the caller lost the right to it. Undoing
+   * what failed is haas's own act, and asks nobody: see `unasked`.
+   */
+  confirm(): Promise<void>;
 }
+
+export const unasked = (headnode: HeadnodeTarget): HeadnodeTarget => ({ ...headnode, confirm: async () => {} });
 
 /** What the hypervisor says of a virtual machine. */
 export type MachineState =

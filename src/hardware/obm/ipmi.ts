@@ -1,7 +1,7 @@
 import { isIP, isIPv6 } from "node:net";
 import { badArgument, HaasError, quote } from "../../errors.ts";
 import { CommandError, type CommandResult, failureSentence, lastLine, redact, runCommand } from "../command.ts";
-import { field, fields, secretField } from "../settings.ts";
+import { bootDeviceField, field, fields, secretField } from "../settings.ts";
 import type { ObmDriver, ObmTarget, PowerStatus } from "./driver.ts";
 
 export interface IpmiOptions {
@@ -57,8 +57,8 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
   const withBmc = async <T>(target: ObmTarget, work: (run: Run, bmc: Bmc) => Promise<T>): Promise<T> => {
     const bmc = parseTarget(target);
     return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, async () => {
-      await target.confirm?.();
-      return work((...command) => ipmitool(options, bmc, command), bmc);
+      const run: Run = (...command) => ipmitool(options, bmc, command, target.command);
+      return work(run, bmc);
     });
   };
 
@@ -85,10 +85,12 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
 
   return {
     name: "ipmi",
+    commandTimeoutMs: options.timeoutMs,
     settings: fields({
       host: field("Address of the BMC: `host` or `host:port`", "10.0.0.42"),
       user: field("User of the BMC", "admin"),
       password: secretField("Password of the BMC, at most 20 bytes"),
+      bootdev: bootDeviceField(Object.keys(bootDevices)),
     }),
     // On when on and off when off succeed on the BMC itself, so there is nothing to ask first.
     powerOn: (target) => withBmc(target, async (run) => void (await run("chassis", "power", "on"))),
@@ -110,9 +112,14 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
 }
 
 /** One command, with the retries that it may have. Rejects with an `OBMError` unless it ended with 0. */
-async function ipmitool(options: IpmiOptions, bmc: Bmc, command: readonly string[]): Promise<CommandResult> {
+async function ipmitool(
+  options: IpmiOptions,
+  bmc: Bmc,
+  command: readonly string[],
+  permitted: ObmTarget["command"],
+): Promise<CommandResult> {
   for (let tries = 1; ; tries++) {
-    const failure = await runOnce(options, bmc, command);
+    const failure = await permitted(() => runOnce(options, bmc, command));
     if ("result" in failure) return failure.result;
     if (!failure.mayRetry || tries > options.retries) throw failure.error;
     await Bun.sleep(retryPauseMs);
