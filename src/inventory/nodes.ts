@@ -18,6 +18,7 @@ interface NodeRow {
   obm_enabled: 0 | 1;
   /** What was set through haas since the node was allocated. */
   boot_device: string | null;
+  hold: string | null;
 }
 
 const nodeByLabel = prepared((db, label: string) => db.selectFrom("node").selectAll().where("label", "=", label));

@@ -155,7 +155,8 @@ async function allocate(
     await hold(tx, node, mine);
     return { node, project, device };
   }
-  if (await isHeld(tx, node.id, mine)) throw changesHands(nodeLabel);
+  // Somebody may have had it since it was prepared, when this process was stopped.
+  if (prepared ? node.hold !== mine : await isHeld(tx, node.id)) throw changesHands(nodeLabel);
   await tx
     .updateTable("node")
     .set({ project_id: project.id, obm_enabled: 1, ...(!ctx.config.dryRun && { boot_device: null }), ...noHold })

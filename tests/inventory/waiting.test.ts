@@ -57,6 +57,27 @@ describe.each(databases)("what waits, on %s", (kind) => {
     expect((await ok("GET", "/node/n")).project).toBeNull();
   });
 
+  test("an allocation whose node somebody had after it was prepared begins anew", async () => {
+    await ok("PUT", "/node/n", { obm: { ...mockObm, bootdev: "none" } });
+    const driver = service.ctx.obm.byType(mockObm.type);
+    const { setBootDevice } = driver;
+    let times = 0;
+    Object.assign(driver, {
+      async setBootDevice(...args: Parameters<typeof setBootDevice>) {
+        await setBootDevice(...args);
+        // As if this process had been stopped for longer than it holds the node.
+        if (++times === 1) await service.ctx.db.updateTable("node").set({ hold: null, hold_until: 0, boot_device: "disk" }).execute();
+      },
+    });
+    try {
+      expect((await as("alice", "POST", "/project/p/connect_node", { node: "n" })).status).toBe(409);
+      expect((await ok("GET", "/node/n")).project).toBeNull();
+      expect((await as("alice", "POST", "/project/p/connect_node", { node: "n" })).status).toBe(200);
+    } finally {
+      Object.assign(driver, { setBootDevice });
+    }
+  });
+
   test("a headnode's call that waits for the one before it, or is between two steps, ends where the right does", async () => {
     const { headnodes } = service.ctx;
     const done: string[] = [];

@@ -142,6 +142,7 @@ async function runOnce(options: IpmiOptions, bmc: Bmc, command: readonly string[
     env: { IPMI_PASSWORD: bmc.password },
     timeoutMs: options.timeoutMs,
     maxOutputBytes,
+    endsAnyway: true,
   }).catch((error: unknown) => {
     if (error instanceof CommandError && error.reason === "not-installed") {
       throw obmError("ipmitool is not installed on the server (Debian package: ipmitool).", error);
