@@ -36,6 +36,8 @@ export interface ServerOptions {
   early?: boolean;
   /** The compiled program, to run that whatever HAAS_BINARY says: it starts ten times as fast. */
   binary?: string;
+  /** A directory in which it looks for programs first. */
+  programs?: string;
 }
 
 const running = new Set<Bun.Subprocess>();
@@ -55,6 +57,7 @@ export async function startServer({
   port,
   early = false,
   binary,
+  programs,
 }: ServerOptions): Promise<ServerProcess> {
   const { path, remove } = scratch();
   const file = join(path, "haas.cfg");
@@ -70,7 +73,11 @@ export async function startServer({
     [...(binary === undefined ? program() : [binary]), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])],
     {
       cwd: path,
-      env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary },
+      env: {
+        PATH: [...(programs === undefined ? [] : [programs]), process.env.PATH ?? ""].join(":"),
+        HOME: mkdtempSync(join(path, "home-")),
+        TMPDIR: temporary,
+      },
       stdin: "ignore",
       stdout: "ignore",
       stderr: Bun.file(stderr),
