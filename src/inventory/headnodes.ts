@@ -134,7 +134,8 @@ async function targetOf(db: Db, caller: Caller, headnode: Headnode): Promise<Hea
   return { label, uuid, baseImage: base_img, interfaces, vncPassword: vnc_password ?? "", confirm };
 }
 
-export async function showHeadnode(ctx: Context, rights: Rights, label: string) {
+export async function showHeadnode(ctx: Context, caller: Caller, label: string) {
+  const rights = await caller.rights(ctx.db);
   const headnode = await getHeadnode(ctx.db, rights, label);
   const hnics = await ctx.db
     .selectFrom("hnic")
@@ -143,12 +144,15 @@ export async function showHeadnode(ctx: Context, rights: Rights, label: string) 
     .where("headnode_id", "=", headnode.id)
     .orderBy("hnic.label")
     .execute();
+  const look = await lookAt(ctx, rights, headnode);
+  // The hypervisor may have taken its time, and the password of the display is for the project only.
+  await getHeadnode(ctx.db, await caller.rights(ctx.db), label);
   return {
     name: label,
     project: headnode.project,
     hnics: hnics.map((hnic) => hnic.label),
     networks: Object.fromEntries(hnics.map((hnic) => [hnic.label, hnic.network])),
-    ...(await lookAt(ctx, rights, headnode)),
+    ...look,
     vnc_password: headnode.vnc_password,
     uuid: headnode.uuid,
     base_img: headnode.base_img,

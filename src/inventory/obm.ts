@@ -1,6 +1,6 @@
 import { type Caller, requireNodeProject, requireProject } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
-import { type Db, write } from "../db/transaction.ts";
+import { type Db, type Tx, write } from "../db/transaction.ts";
 import { blocked, illegalState, quote } from "../errors.ts";
 import type { BmcAddress, ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
 import { getNode } from "./nodes.ts";
@@ -9,15 +9,14 @@ import { changesHands, hold, isHeld, runCommandOf, untilStripped } from "./obm-c
 type Node = Awaited<ReturnType<typeof getNode>>;
 
 /** The BMC of a node; `permit` throws unless a command may begin, as things are in the transaction. */
-function bmcOf(ctx: Context, caller: Caller, node: Node, permit: (tx: Parameters<typeof hold>[0]) => Promise<void>) {
+function bmcOf(ctx: Context, caller: Caller, node: Node, permit: (tx: Tx) => Promise<void>) {
   const driver: ObmDriver = ctx.obm.byType(node.obm_type);
-  const address = JSON.parse(node.obm) as BmcAddress;
   const target: ObmTarget = {
-    ...address,
+    ...(JSON.parse(node.obm) as BmcAddress),
     command: (run) =>
       runCommandOf(ctx.db, { nodeId: node.id, userId: caller.user?.id ?? null, timeoutMs: driver.commandTimeoutMs, permit, run }),
   };
-  return { driver, target, address };
+  return { driver, target };
 }
 
 /** Throws unless the caller may use the node's BMC now. `before`: the node as it was when the call came. */

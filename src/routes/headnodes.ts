@@ -31,7 +31,7 @@ export const headnodeRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Create a headnode" },
       },
     )
-    .get("/headnode/:headnode", ({ rights, params }) => headnodes.showHeadnode(ctx, rights, params.headnode), {
+    .get("/headnode/:headnode", ({ caller, params }) => headnodes.showHeadnode(ctx, caller, params.headnode), {
       params,
       query: nothing,
       response: responses(

@@ -138,7 +138,7 @@ describe.each(databases)("what waits, on %s", (kind) => {
     }
   });
 
-  test("a display is opened to nobody who lost the right while the hypervisor was asked", async () => {
+  test("a display is opened, and its password told, to nobody who lost the right while the hypervisor was asked", async () => {
     const { headnodes } = service.ctx;
     const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
     try {
@@ -155,10 +155,12 @@ describe.each(databases)("what waits, on %s", (kind) => {
       Object.assign(headnodes, { displaysElsewhere: null, state });
       const headers = { authorization: `Basic ${btoa("alice:pw")}`, upgrade: "websocket" };
       const opened = service.call("GET", "/headnode/h/vnc", undefined, headers);
+      const shown = as("alice", "GET", "/headnode/h");
       await until("the hypervisor is asked", () => asked);
       await leave();
       go();
       expect((await opened).status).toBe(401);
+      expect(await shown).toMatchObject({ status: 401, body: { type: "AuthorizationError" } });
     } finally {
       listener.stop(true);
     }
