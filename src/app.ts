@@ -2,7 +2,7 @@ import { Elysia, ValidationError } from "elysia";
 import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
-import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, validation } from "./errors.ts";
+import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, validation } from "./errors.ts";
 import { factsOf, type RequestFacts, type Upgrade } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
@@ -60,7 +60,7 @@ export function createApp(ctx: Context): App {
         id: `${idPrefix}-${(++count).toString(36)}`,
         address,
         receivedAt: performance.now(),
-        user: null,
+        caller: null,
         ...(upgrade && { upgrade }),
       };
       factsOf.set(routed, facts);
@@ -69,7 +69,7 @@ export function createApp(ctx: Context): App {
         if (repeatsParameter(request.url)) throw validation("Query: a parameter is given more than once.");
         response = await elysia.fetch(routed);
       } catch (error) {
-        response = errorResponse(ctx, routed, error);
+        response = await errorResponse(ctx, routed, error);
       }
       response.headers.set("X-Request-Id", facts.id);
       logRequest(ctx, routed, response.status, facts);
@@ -88,7 +88,7 @@ function logRequest(ctx: Context, request: Request, status: number, facts: Reque
     path: pathOf(request.url),
     status,
     ms: Math.round((performance.now() - facts.receivedAt) * 10) / 10,
-    user: facts.user,
+    user: facts.caller?.user?.label ?? null,
     address: facts.address,
   });
 }
@@ -140,8 +140,8 @@ function unknownRoute(table: MethodTable, path: string): HaasError {
   return allowed.size === 0 ? noSuchPath() : new MethodNotAllowed([...allowed].sort().join(", "));
 }
 
-/** The one place where an error becomes an answer. */
-function errorResponse(ctx: Context, request: Request, thrown: unknown): Response {
+/** The one place where an error becomes an answer, and where it is decided which of its two texts that has. */
+async function errorResponse(ctx: Context, request: Request, thrown: unknown): Promise<Response> {
   const error = toHaasError(thrown);
   const facts = factsOf.get(request);
   const status = statusOf[error.type];
@@ -151,6 +151,7 @@ function errorResponse(ctx: Context, request: Request, thrown: unknown): Respons
     headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
   let msg = error.message;
+  if (error.tenant !== null) msg = textFor(await isAdmin(ctx, facts), error);
   if (error.type === "ServerError") {
     const cause = error.cause ?? thrown;
     ctx.log.error("a request failed by a fault of haas", {
@@ -159,8 +160,19 @@ function errorResponse(ctx: Context, request: Request, thrown: unknown): Respons
       stack: cause instanceof Error ? cause.stack : undefined,
     });
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
-  } else if (status >= 500) ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: msg });
+  } else if (status >= 500) {
+    ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: error.message });
+    if (msg !== error.message) msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
+  } else if (msg !== error.message) {
+    ctx.log.info("a request was refused", { request: facts?.id, type: error.type, error: error.message });
+  }
   return new Response(JSON.stringify({ type: error.type, msg }), { status, headers });
+}
+
+/** Whether the caller is an administrator now; who is not known is none. */
+async function isAdmin({ db }: Context, facts: RequestFacts | undefined): Promise<boolean> {
+  const rights = await facts?.caller?.rights(db).catch(() => null);
+  return rights?.isAdmin ?? false;
 }
 
 function toHaasError(thrown: unknown): HaasError {

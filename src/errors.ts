@@ -24,18 +24,37 @@ export const statusOf = {
 
 export type ErrorType = keyof typeof statusOf;
 
+/** `tenant`: see `HaasError.tenant`. */
+interface Options extends ErrorOptions {
+  tenant?: string;
+}
+
 /** A failure with a published type and one sentence for a person. The sentence never holds a secret. */
 export class HaasError extends Error {
+  /**
+   * The sentence for whoever is no administrator: it names no BMC, switch, port, hypervisor or project that they can't
+   * see otherwise, and holds no device's words. Null when the message is for everybody.
+   */
+  readonly tenant: string | null;
+
   // Not `code`: Elysia takes an error's `code` for its own registry.
   constructor(
     readonly type: ErrorType,
     message: string,
-    options?: ErrorOptions,
+    { tenant, ...options }: Options = {},
   ) {
     super(message, options);
     this.name = type;
+    this.tenant = tenant ?? tenantDefaults[type] ?? null;
   }
 }
+
+/** What a tenant is told of hardware that failed. */
+const tenantDefaults: Partial<Record<ErrorType, string>> = {
+  OBMError: "The node's BMC failed this call; an administrator can see why in the log.",
+  SwitchError: "A switch failed this call; an administrator can see why in the log.",
+  HeadnodeError: "The hypervisor failed this call; an administrator can see why in the log.",
+};
 
 /**
  * A switch that failed, named with its own words.
@@ -68,18 +87,23 @@ export const notFound = (kind: string, label: string, parent = "") =>
 
 export const noSuchPath = () => new HaasError("NotFoundError", "There is no such path.");
 export const duplicate = (message: string) => new HaasError("DuplicateError", message);
-export const blocked = (message: string) => new HaasError("BlockedError", message);
-export const badArgument = (message: string) => new HaasError("BadArgumentError", message);
+export const blocked = (message: string, tenant?: string) => new HaasError("BlockedError", message, told(tenant));
+export const badArgument = (message: string, tenant?: string) => new HaasError("BadArgumentError", message, told(tenant));
 export const validation = (message: string) => new HaasError("ValidationError", message);
 export const projectMismatch = (message: string) => new HaasError("ProjectMismatchError", message);
-export const illegalState = (message: string) => new HaasError("IllegalStateError", message);
+export const illegalState = (message: string, tenant?: string) => new HaasError("IllegalStateError", message, told(tenant));
 export const notPermitted = (message: string) => new HaasError("AuthorizationError", message);
+
+const told = (tenant: string | undefined): Options => (tenant === undefined ? {} : { tenant });
 
 /** A name as it stands in a sentence: quoted, shortened, with anything unprintable escaped. */
 export function quote(label: string): string {
   const shown = label.length > 80 ? `${label.slice(0, 77)}…` : label;
   return `'${shown.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`)}'`;
 }
+
+/** The sentence of an error for an administrator, or for somebody else. */
+export const textFor = (isAdmin: boolean, error: HaasError): string => (isAdmin ? error.message : (error.tenant ?? error.message));
 
 /** The text of anything that was thrown. */
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,6 +1,6 @@
 import pg from "pg";
 import { createApp } from "./app.ts";
-import { nullAuthenticator } from "./auth/caller.ts";
+import { administrator, nullAuthenticator } from "./auth/caller.ts";
 import { databaseAuthenticator } from "./auth/database.ts";
 import { type Config, ConfigError } from "./config.ts";
 import type { Context } from "./context.ts";
@@ -189,7 +189,7 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
 export async function createAdminUser(config: Config, username: string, password: string): Promise<void> {
   const db = await openDatabase(config.databaseUri);
   try {
-    await createUser(db, username, password, true);
+    await createUser(db, administrator, username, password, true);
   } finally {
     await db.destroy();
   }

@@ -1,8 +1,8 @@
 import { createHmac, randomBytes } from "node:crypto";
 import type { Db } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
-import { CredentialsError, HaasError } from "../errors.ts";
-import { type Authenticator, anonymous, type Caller } from "./caller.ts";
+import { CredentialsError, HaasError, notPermitted } from "../errors.ts";
+import { type Authenticator, anonymous, type Caller, type Identity, type Rights } from "./caller.ts";
 
 const cacheLifeMs = 60_000;
 const cacheLimit = 10_000;
@@ -35,12 +35,12 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
   // For names that are no users: verifying takes as long as for one. Made at the first need.
   let decoy: Promise<string> | null = null;
 
-  async function verify(name: string, password: string, storedHash: string | null, address: string): Promise<boolean> {
+  async function verify(name: string, password: string, storedHash: string | null, address: string) {
     const digest = createHmac("sha256", key)
       .update(JSON.stringify([name, password, storedHash]))
       .digest("base64");
     const known = verdicts.get(digest);
-    if (known && !known.forgotten.passed) return known.right;
+    if (known && !known.forgotten.passed) return { right: known.right, waited: false };
     const counters = [`account ${name}`, `address ${address}`];
     await guesses.delay(counters);
     // Counted before it is known to be wrong, so that guesses at the same time don't slip through together.
@@ -52,7 +52,7 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
     if (verdicts.size >= cacheLimit) verdicts.clear();
     verdicts.set(digest, { right, forgotten: new Deadline(cacheLifeMs) });
     if (right) guesses.forget(counters);
-    return right;
+    return { right, waited: true };
   }
 
   return {
@@ -64,19 +64,36 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
       const credentials = parseBasic(authorization);
       if (!credentials) throw new CredentialsError("The Authorization header holds no HTTP basic credentials.");
       const { name, password } = credentials;
-      const rows = await db
-        .selectFrom("users")
-        .leftJoin("user_project", "user_project.user_id", "users.id")
-        .select(["users.password_hash", "users.is_admin", "user_project.project_id"])
-        .where("users.label", "=", name)
-        .execute();
+      const rows = await usersWithProjects(db).select("users.password_hash").where("users.label", "=", name).execute();
       const user = rows[0];
-      if (!(await verify(name, password, user?.password_hash ?? null, address)) || !user) {
-        throw new CredentialsError("The user name or the password is wrong.");
-      }
-      const projects = new Set<number>();
-      for (const { project_id } of rows) if (project_id !== null) projects.add(project_id);
-      return { user: name, isAdmin: user.is_admin === 1, projects } satisfies Caller;
+      const { right, waited } = await verify(name, password, user?.password_hash ?? null, address);
+      if (!right || !user) throw new CredentialsError("The user name or the password is wrong.");
+      const caller = userCaller(user.id, name);
+      // Verifying may take seconds: the user may have changed since.
+      return { caller, rights: waited ? await caller.rights(db) : rightsOf(rows)! } satisfies Identity;
+    },
+  };
+}
+
+const usersWithProjects = (db: Db) =>
+  db
+    .selectFrom("users")
+    .leftJoin("user_project", "user_project.user_id", "users.id")
+    .select(["users.id", "users.is_admin", "user_project.project_id"]);
+
+/** From a row for each project of a user; null for a user that there is not. */
+function rightsOf(rows: readonly { is_admin: 0 | 1; project_id: number | null }[]): Rights | null {
+  const projects = new Set(rows.flatMap(({ project_id }) => (project_id === null ? [] : [project_id])));
+  return rows[0] ? { isAdmin: rows[0].is_admin === 1, projects } : null;
+}
+
+function userCaller(id: number, label: string): Caller {
+  return {
+    user: { id, label },
+    async rights(db) {
+      const rights = rightsOf(await usersWithProjects(db).where("users.id", "=", id).execute());
+      if (!rights) throw notPermitted("The user who asked for this does not exist any more.");
+      return rights;
     },
   };
 }

@@ -117,6 +117,13 @@ export const nodeCommands = [
     call: (a) => ({ method: "PUT", path: ["node", a.node, "boot_device"], body: { bootdev: a.dev } }),
   }),
   client({
+    name: "node_set_obm",
+    grouped: "node set_obm",
+    about: "allow or forbid power, boot-device and console calls, until the node's next allocation",
+    args: { node, state: { about: "enabled or disabled", choices: ["enabled", "disabled"] } },
+    call: (a) => ({ method: "PUT", path: ["node", a.node, "obm"], body: { enabled: a.state === "enabled" } }),
+  }),
+  client({
     name: "metadata_set",
     grouped: "metadata set",
     about: "set or replace metadata of a node",

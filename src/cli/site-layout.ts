@@ -114,7 +114,7 @@ class Reader {
     if (pass !== undefined && given.password !== undefined) this.#fault(at, "has pass and password; they are the same thing");
     const settings = pass === undefined ? given : { ...given, password: pass };
     const kind = this.#kind(type, `${at}.type`, obmTypePrefix, obmSubtypes);
-    const optional = kind === "ipmi" ? ["system"] : [];
+    const optional = kind === "ipmi" ? ["bootdev", "system"] : ["bootdev"];
     if (kind !== null) this.#fields(settings, at, { required: ["host", "user", "password"], optional }, "an obm");
     const { host, system } = settings;
     if (kind === "ipmi" && typeof host === "string" && (system === undefined || typeof system === "string")) {

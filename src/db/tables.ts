@@ -46,7 +46,11 @@ export interface Tables {
     obm: string;
     obm_address: string | null;
     obm_enabled: Generated<Flag>;
+    boot_device: string | null;
+    hold: string | null;
+    hold_until: Generated<number>;
   };
+  obm_command: { id: Generated<number>; node_id: number; user_id: number | null; ends_by: number };
   nic: { id: Generated<number>; node_id: number; label: string; look: string | null; mac_addr: string; port_id: number | null };
   node_metadata: { id: Generated<number>; node_id: number; label: string; look: string | null; value: string };
   network: {

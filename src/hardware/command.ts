@@ -11,6 +11,8 @@ export interface CommandOptions {
   /** Without it the program reads an empty standard input, so it can't prompt. */
   readonly stdin?: string;
   readonly signal?: AbortSignal;
+  /** Have `timeout` end the program at its time even if this process is dead or stopped by then. */
+  readonly endsAnyway?: boolean;
 }
 
 export interface CommandResult {
@@ -87,10 +89,13 @@ export async function runCommand(options: CommandOptions): Promise<CommandResult
   };
 }
 
-function spawn(file: string, path: string, { argv, env, stdin }: CommandOptions) {
+function spawn(file: string, path: string, { argv, env, stdin, timeoutMs, endsAnyway }: CommandOptions) {
+  const guard = endsAnyway ? Bun.which("timeout", { PATH: path }) : null;
+  // Whole seconds are all that busybox takes. Above ours, which says so.
+  const guarded = guard === null ? [] : [guard, "-s", "KILL", String(Math.ceil(timeoutMs / 1000) + 1)];
   try {
-    return Bun.spawn([file, ...argv.slice(1)], {
-      argv0: argv[0],
+    return Bun.spawn([...guarded, file, ...argv.slice(1)], {
+      ...(guard === null && { argv0: argv[0] }),
       env: { PATH: path, LANG: "C", LC_ALL: "C", ...env },
       stdin: stdin === undefined ? "ignore" : new TextEncoder().encode(stdin),
       stdout: "pipe",

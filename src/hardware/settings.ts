@@ -12,6 +12,15 @@ export const field = (description: string, example: string) =>
 export const secretField = (description: string) =>
   Type.String({ description, examples: ["secret"], maxLength: 1024, pattern: "^[^\\u0000\\n\\r]*$", secret: true });
 
+/** What a node boots from when somebody gets it. */
+export const bootDeviceField = (devices: readonly string[]) =>
+  Type.Optional(
+    Type.Union(
+      devices.map((device) => Type.Literal(device)),
+      { description: `What the node boots from when somebody gets it: ${devices.join(", ")}`, examples: [devices[0]] },
+    ),
+  );
+
 /**
  * Check a registration's fields; a clear `BadArgumentError` names the field and never quotes its value.
  * `what` begins the sentence, as in "The mock switch driver".

@@ -1,12 +1,23 @@
 import { randomBytes } from "node:crypto";
-import { administrator, type Caller, requireProject } from "../auth/caller.ts";
+import { administrator, type Caller, requireProject, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { longestPauseMs } from "../db/clock.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
-import { badArgument, blocked, duplicate, HeadnodeError, illegalState, messageOf, notFound, projectMismatch, quote } from "../errors.ts";
-import { HalfMadeError, type HeadnodeTarget } from "../hardware/headnodes/driver.ts";
-import { isHeld, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
+import {
+  badArgument,
+  blocked,
+  duplicate,
+  HeadnodeError,
+  illegalState,
+  messageOf,
+  notFound,
+  projectMismatch,
+  quote,
+  textFor,
+} from "../errors.ts";
+import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
+import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { newName } from "./labels.ts";
 import { getProject } from "./projects.ts";
@@ -19,7 +30,7 @@ const leaseMs = longestPauseMs;
 const renewEveryMs = leaseMs / 6;
 
 /** A headnode that the caller may use; throws what the caller is told. */
-export async function getHeadnode(db: Db, caller: Caller, label: string) {
+export async function getHeadnode(db: Db, rights: Rights, label: string) {
   const headnode = await db
     .selectFrom("headnode")
     .innerJoin("project", "project.id", "headnode.project_id")
@@ -28,11 +39,12 @@ export async function getHeadnode(db: Db, caller: Caller, label: string) {
     .where("headnode.label", "=", label)
     .executeTakeFirst();
   if (!headnode) throw notFound("Headnode", label);
-  requireProject(caller, { id: headnode.project_id, label: headnode.project });
+  requireProject(rights, { id: headnode.project_id, label: headnode.project });
   return headnode;
 }
 
 type Headnode = Awaited<ReturnType<typeof getHeadnode>>;
+type HeldHeadnode = Headnode & { readonly lease: Lease };
 
 async function getHnic(db: Db, headnode: Headnode, label: string) {
   const hnic = await db.selectFrom("hnic").selectAll().where("headnode_id", "=", headnode.id).where("label", "=", label).executeTakeFirst();
@@ -55,22 +67,22 @@ async function hold<T>(
   ctx: Context,
   caller: Caller,
   label: string,
-  work: (headnode: Headnode) => Promise<T>,
+  work: (headnode: HeldHeadnode) => Promise<T>,
   before: (tx: Tx, headnode: Headnode) => Promise<void> = async () => {},
 ): Promise<T> {
   const deadline = new Deadline(waitTimeoutMs);
   for (;;) {
     const held = await write(ctx.db, async (tx) => {
-      const headnode = await getHeadnode(tx, caller, label);
+      const headnode = await getHeadnode(tx, await caller.rights(tx), label);
       const lease = await takeLease(tx, "headnode", headnode.id, leaseMs);
       if (lease) await before(tx, headnode);
-      return lease && { headnode, lease };
+      return lease && { ...headnode, lease };
     });
     if (held) {
       // A renewal that fails is tried again by the next one.
       const renewing = setInterval(() => void renewLease(ctx.db, held.lease).catch(() => {}), renewEveryMs);
       try {
-        return await work(held.headnode);
+        return await work(held);
       } finally {
         clearInterval(renewing);
         await releaseLease(ctx.db, held.lease);
@@ -81,8 +93,9 @@ async function hold<T>(
   }
 }
 
-const update = (db: Db, headnode: Headnode, values: { started?: 0 | 1; made?: 0 | 1; running?: 0 | 1 }) =>
-  write(db, (tx) => tx.updateTable("headnode").set(values).where("id", "=", headnode.id).execute());
+/** No effect when the headnode was taken over. */
+const update = (db: Db, { id, lease }: HeldHeadnode, values: { started?: 0 | 1; made?: 0 | 1; running?: 0 | 1 }) =>
+  write(db, (tx) => tx.updateTable("headnode").set(values).where("id", "=", id).where("lease_token", "=", lease.token).execute());
 
 export const listImages = (ctx: Context): string[] => [...ctx.config.headnode.baseImages].sort();
 
@@ -94,14 +107,15 @@ export async function createHeadnode(ctx: Context, caller: Caller, label: string
     write(ctx.db, async (tx) => {
       const look = await newName(tx, { table: "headnode", kind: "Headnode" }, label);
       const project = await getProject(tx, projectLabel);
-      requireProject(caller, project);
+      requireProject(await caller.rights(tx), project);
       await tx.insertInto("headnode").values({ label, look, project_id: project.id, base_img: image, uuid: crypto.randomUUID() }).execute();
     }),
     { onUnique: () => duplicate(`Headnode ${quote(label)} exists already.`) },
   );
 }
 
-async function targetOf(db: Db, headnode: Headnode): Promise<HeadnodeTarget> {
+/** Each step of the driver's asks whether the headnode is still held, and whether it is still the caller's right. */
+async function targetOf(db: Db, caller: Caller, headnode: Headnode & { readonly lease?: Lease }): Promise<HeadnodeTarget> {
   const interfaces = await db
     .selectFrom("hnic")
     .innerJoin("network", "network.id", "hnic.network_id")
@@ -109,12 +123,20 @@ async function targetOf(db: Db, headnode: Headnode): Promise<HeadnodeTarget> {
     .where("hnic.headnode_id", "=", headnode.id)
     .orderBy("hnic.id")
     .execute();
-  const { label, uuid, base_img, vnc_password } = headnode;
-  return { label, uuid, baseImage: base_img, interfaces, vncPassword: vnc_password ?? "" };
+  const { label, uuid, base_img, vnc_password, lease } = headnode;
+  const confirmHeld = async () => {
+    if (lease && !(await holdsLease(db, lease))) throw illegalState(`Headnode ${quote(label)} was taken over by a later call.`);
+  };
+  const confirm = async () => {
+    await confirmHeld();
+    requireProject(await caller.rights(db), { id: headnode.project_id, label: headnode.project });
+  };
+  return { label, uuid, baseImage: base_img, interfaces, vncPassword: vnc_password ?? "", confirm, confirmHeld };
 }
 
 export async function showHeadnode(ctx: Context, caller: Caller, label: string) {
-  const headnode = await getHeadnode(ctx.db, caller, label);
+  const rights = await caller.rights(ctx.db);
+  const headnode = await getHeadnode(ctx.db, rights, label);
   const hnics = await ctx.db
     .selectFrom("hnic")
     .leftJoin("network", "network.id", "hnic.network_id")
@@ -122,12 +144,15 @@ export async function showHeadnode(ctx: Context, caller: Caller, label: string) 
     .where("headnode_id", "=", headnode.id)
     .orderBy("hnic.label")
     .execute();
+  const look = await lookAt(ctx, rights, headnode);
+  // The hypervisor may have taken its time, and the password of the display is for the project only.
+  await getHeadnode(ctx.db, await caller.rights(ctx.db), label);
   return {
     name: label,
     project: headnode.project,
     hnics: hnics.map((hnic) => hnic.label),
     networks: Object.fromEntries(hnics.map((hnic) => [hnic.label, hnic.network])),
-    ...(await lookAt(ctx, headnode)),
+    ...look,
     vnc_password: headnode.vnc_password,
     uuid: headnode.uuid,
     base_img: headnode.base_img,
@@ -143,14 +168,14 @@ interface Look {
 }
 
 /** The virtual machine as it really is, and what is not as haas left it. */
-async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
+async function lookAt(ctx: Context, rights: Rights, headnode: Headnode): Promise<Look> {
   const look = (state: Look["state"], reason: string | null = null, vncport: number | null = null): Look => ({ state, reason, vncport });
   if (await isHeld(ctx.db, "headnode", headnode.id)) return look("busy", "A call is at work on it; ask again.");
   if (!headnode.made)
     return headnode.started ? look("half-made", "Its first start was cut off; start it again, or delete it.") : look("new");
-  const machine = await ctx.headnodes.state(await targetOf(ctx.db, headnode)).catch((error: unknown) => {
+  const machine = await ctx.headnodes.state(await targetOf(ctx.db, administrator, headnode)).catch((error: unknown) => {
     if (!(error instanceof HeadnodeError)) throw error;
-    return { kind: "unknown", words: error.message } as const;
+    return { kind: "unknown", words: textFor(rights.isAdmin, error) } as const;
   });
   switch (machine.kind) {
     case "unknown":
@@ -158,7 +183,10 @@ async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
     case "absent":
       return look("lost", "Its virtual machine is gone from the hypervisor. Delete the headnode, and create it again.");
     case "off":
-      return look("off", headnode.running ? `It was not haas that stopped it; the hypervisor says: ${machine.words}.` : null);
+      return look(
+        "off",
+        headnode.running ? `It was not haas that stopped it${rights.isAdmin ? `; the hypervisor says: ${machine.words}.` : "."}` : null,
+      );
     case "on":
       return look("on", headnode.running ? null : "It was not haas that started it.", machine.vncPort);
   }
@@ -167,7 +195,7 @@ async function lookAt(ctx: Context, headnode: Headnode): Promise<Look> {
 /** Destroys the virtual machine with its storage first, so that a failure leaves a headnode that can be deleted again. */
 export async function removeHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
   await hold(ctx, caller, label, async (headnode) => {
-    if (!ctx.config.dryRun) await ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+    if (!ctx.config.dryRun) await ctx.headnodes.remove(await targetOf(ctx.db, caller, headnode));
     await write(ctx.db, (tx) => tx.deleteFrom("headnode").where("id", "=", headnode.id).execute());
   });
 }
@@ -177,7 +205,7 @@ export async function removeHeadnode(ctx: Context, caller: Caller, label: string
  * nothing is left of it and the headnode is as it was. A dry run makes nothing, and so freezes nothing.
  */
 export async function startHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
-  if (dryRun(ctx, "start", label)) return void (await getHeadnode(ctx.db, caller, label));
+  if (dryRun(ctx, "start", label)) return void (await getHeadnode(ctx.db, await caller.rights(ctx.db), label));
   const password = randomPassword();
   const freeze = (tx: Tx, headnode: Headnode) =>
     tx
@@ -185,8 +213,8 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
       .set({ started: 1, running: 1, ...(headnode.vnc_password === null && { vnc_password: password }) })
       .where("id", "=", headnode.id)
       .execute();
-  const work = async (headnode: Headnode) => {
-    const target = await targetOf(ctx.db, { ...headnode, vnc_password: headnode.vnc_password ?? password });
+  const work = async (headnode: HeldHeadnode) => {
+    const target = await targetOf(ctx.db, caller, { ...headnode, vnc_password: headnode.vnc_password ?? password });
     if (headnode.made) {
       if ((await ctx.headnodes.state(target)).kind === "absent") {
         throw illegalState(`The virtual machine of headnode ${quote(label)} is gone. Delete the headnode, and create it again.`);
@@ -194,7 +222,7 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
       return ctx.headnodes.start(target);
     }
     // Frozen already: an earlier start was cut off.
-    if (headnode.started) await ctx.headnodes.remove(target);
+    if (headnode.started) await ctx.headnodes.remove(unasked(target));
     await ctx.headnodes.create(target);
     await update(ctx.db, headnode, { made: 1 });
     await ctx.headnodes.start(target);
@@ -215,11 +243,11 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
 }
 
 /** Undo a first start that failed. Where that fails too, the headnode stays half-made: the next start or delete tries again. */
-async function unmake(ctx: Context, headnode: Headnode, error: unknown): Promise<void> {
+async function unmake(ctx: Context, headnode: HeldHeadnode, error: unknown): Promise<void> {
   const { made } = await ctx.db.selectFrom("headnode").select("made").where("id", "=", headnode.id).executeTakeFirstOrThrow();
   let gone = !(error instanceof HalfMadeError);
   if (made) {
-    const undone = ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+    const undone = ctx.headnodes.remove(unasked(await targetOf(ctx.db, administrator, headnode)));
     gone = await undone.then(
       () => true,
       (why: unknown) => {
@@ -238,7 +266,7 @@ export async function cleanUpHeadnodes(ctx: Context): Promise<void> {
   for (const { label } of rows) {
     const undo = hold(ctx, administrator, label, async (headnode) => {
       if (headnode.made || !headnode.started) return;
-      await ctx.headnodes.remove(await targetOf(ctx.db, headnode));
+      await ctx.headnodes.remove(await targetOf(ctx.db, administrator, headnode));
       await update(ctx.db, headnode, { started: 0, running: 0 });
       ctx.log.info("the first start of a headnode was cut off, and is undone", { headnode: label });
     });
@@ -247,10 +275,10 @@ export async function cleanUpHeadnodes(ctx: Context): Promise<void> {
 }
 
 export async function stopHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
-  if (dryRun(ctx, "stop", label)) return void (await getHeadnode(ctx.db, caller, label));
+  if (dryRun(ctx, "stop", label)) return void (await getHeadnode(ctx.db, await caller.rights(ctx.db), label));
   await hold(ctx, caller, label, async (headnode) => {
     if (!headnode.made) return;
-    await ctx.headnodes.stop(await targetOf(ctx.db, headnode));
+    await ctx.headnodes.stop(await targetOf(ctx.db, caller, headnode));
     await update(ctx.db, headnode, { running: 0 });
   });
 }
@@ -259,7 +287,7 @@ export async function stopHeadnode(ctx: Context, caller: Caller, label: string):
 export async function editHeadnode(ctx: Context, caller: Caller, label: string): Promise<void> {
   await hold(ctx, caller, label, async (headnode) => {
     if (!headnode.started) return;
-    const target = await targetOf(ctx.db, headnode);
+    const target = await targetOf(ctx.db, caller, headnode);
     if (!headnode.made) await ctx.headnodes.remove(target);
     else if ((await ctx.headnodes.state(target)).kind === "on")
       throw illegalState(`Headnode ${quote(label)} is running; stop it before it is edited.`);
@@ -270,11 +298,14 @@ export async function editHeadnode(ctx: Context, caller: Caller, label: string):
 }
 
 /** The TCP port on which the display of a running headnode listens, on loopback. */
-export async function displayOf(ctx: Context, caller: Caller, label: string): Promise<number> {
-  const headnode = await getHeadnode(ctx.db, caller, label);
+export async function displayOf(ctx: Context, rights: Rights, label: string): Promise<number> {
+  const headnode = await getHeadnode(ctx.db, rights, label);
   if (ctx.headnodes.displaysElsewhere !== null)
-    throw illegalState(`The display of headnode ${quote(label)} can't be reached through haas: ${ctx.headnodes.displaysElsewhere}.`);
-  const { vncport, state, reason } = await lookAt(ctx, headnode);
+    throw illegalState(
+      `The display of headnode ${quote(label)} can't be reached through haas: ${ctx.headnodes.displaysElsewhere}.`,
+      `The display of headnode ${quote(label)} can't be reached through haas; an administrator can see why.`,
+    );
+  const { vncport, state, reason } = await lookAt(ctx, rights, headnode);
   if (vncport === null)
     throw illegalState(`Headnode ${quote(label)} has no display now: it is ${state}.${reason === null ? "" : ` ${reason}`}`);
   return vncport;
@@ -291,7 +322,7 @@ const randomPassword = (): string => randomBytes(6).toString("base64url");
 export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await translate(
     write(db, async (tx) => {
-      const headnode = await getHeadnode(tx, caller, headnodeLabel);
+      const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
       const within = { column: "headnode_id", id: headnode.id, words: ` on headnode ${quote(headnodeLabel)}` } as const;
       const look = await newName(tx, { table: "hnic", kind: "Hnic", within }, label);
       requireEditable(headnode);
@@ -303,7 +334,7 @@ export async function createHnic(db: Db, caller: Caller, headnodeLabel: string, 
 
 export async function removeHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     requireEditable(headnode);
     await tx.deleteFrom("hnic").where("id", "=", hnic.id).execute();
@@ -313,7 +344,7 @@ export async function removeHnic(db: Db, caller: Caller, headnodeLabel: string, 
 /** Connect an hnic, instead of the network that it had. Only networks from the pool have a bridge on the hypervisor. */
 export async function connectHnic(db: Db, caller: Caller, headnodeLabel: string, label: string, networkLabel: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     const network = await getNetwork(tx, networkLabel);
     if (!network.allocated)
@@ -328,7 +359,7 @@ export async function connectHnic(db: Db, caller: Caller, headnodeLabel: string,
 
 export async function detachHnic(db: Db, caller: Caller, headnodeLabel: string, label: string): Promise<void> {
   await write(db, async (tx) => {
-    const headnode = await getHeadnode(tx, caller, headnodeLabel);
+    const headnode = await getHeadnode(tx, await caller.rights(tx), headnodeLabel);
     const hnic = await getHnic(tx, headnode, label);
     requireEditable(headnode);
     await tx.updateTable("hnic").set({ network_id: null }).where("id", "=", hnic.id).execute();

@@ -1,13 +1,13 @@
-import { type Caller, mayActFor, requireNodeProject } from "../auth/caller.ts";
+import { type Caller, mayActFor, requireNodeProject, type Rights, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { ReadCache } from "../db/cache.ts";
 import { prepared } from "../db/prepared.ts";
-import { type Db, translate, type Tx, write } from "../db/transaction.ts";
-import { badArgument, blocked, duplicate, illegalState, notFound, quote } from "../errors.ts";
-import type { ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
+import { type Db, translate, type Tx } from "../db/transaction.ts";
+import { badArgument, blocked, duplicate, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import { isPending } from "../networking/journal.ts";
 import { isLabel, newName } from "./labels.ts";
+import { changesHands, dropPast, isHeld, isRunning, untilIdle } from "./obm-commands.ts";
 
 interface NodeRow {
   id: number;
@@ -16,6 +16,9 @@ interface NodeRow {
   obm_type: string;
   obm: string;
   obm_enabled: 0 | 1;
+  /** What was set through haas since the node was allocated. */
+  boot_device: string | null;
+  hold: string | null;
 }
 
 const nodeByLabel = prepared((db, label: string) => db.selectFrom("node").selectAll().where("label", "=", label));
@@ -69,13 +72,14 @@ export function listNodes(db: Db, which: string): Promise<string> {
 
 export async function registerNode(
   ctx: Context,
+  caller: Caller,
   label: string,
   obm: { type: string } & Record<string, unknown>,
   metadata: Record<string, string>,
 ): Promise<void> {
   const { type, ...settings } = obm;
   await translate(
-    write(ctx.db, async (tx) => {
+    writeAsAdmin(ctx.db, caller, async (tx) => {
       // "Exists already" comes before anything else is looked at.
       const look = await newName(tx, { table: "node", kind: "Node" }, label);
       const driver = ctx.obm.byType(type);
@@ -113,21 +117,32 @@ async function refuseSecondNode(ctx: Context, tx: Tx, label: string, address: st
   );
 }
 
-export async function removeNode(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+/** Waits for what runs on the node's BMC. */
+export async function removeNode(db: Db, caller: Caller, label: string): Promise<void> {
+  while (!(await removeIdle(db, caller, label))) await untilIdle(db, await getNode(db, label));
+}
+
+/** False when a command runs on the node's BMC. */
+async function removeIdle(db: Db, caller: Caller, label: string): Promise<boolean> {
+  return writeAsAdmin(db, caller, async (tx) => {
     const node = await getNode(tx, label);
     if (node.project_id !== null) throw blocked(`Node ${quote(label)} is allocated to a project.`);
     const nic = await tx.selectFrom("nic").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
     if (nic) throw blocked(`Node ${quote(label)} still has the nic ${quote(nic.label)}.`);
     const metadata = await tx.selectFrom("node_metadata").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
     if (metadata) throw blocked(`Node ${quote(label)} still has the metadata label ${quote(metadata.label)}.`);
+    if (await isHeld(tx, node.id)) throw changesHands(label);
+    if (await isRunning(tx, node.id)) return false;
+    await dropPast(tx, node.id);
     await tx.deleteFrom("node").where("id", "=", node.id).execute();
+    return true;
   });
 }
 
 interface NodeDetails {
   name: string;
   project: string | null;
+  obm_enabled: boolean;
   metadata: Record<string, string>;
   nics: { label: string; macaddr: string; networks: Record<string, string>; port?: string | null; switch?: string | null }[];
 }
@@ -144,6 +159,7 @@ const nodeRows = prepared((db, label: string) =>
     .leftJoin("network", "network.id", "attachment.network_id")
     .select([
       "node.project_id",
+      "node.obm_enabled",
       "project.label as project",
       "nic.label as nic",
       "nic.mac_addr",
@@ -168,10 +184,10 @@ const metadataRows = prepared((db, label: string) =>
 const nodeDetails = new ReadCache<{ projectId: number | null; forAdmins: string; forOthers: string }>();
 
 /** JSON: everything about a node, a `NodeDetails`. Cabling is for administrators only. */
-export async function showNode(db: Db, caller: Caller, label: string): Promise<string> {
+export async function showNode(db: Db, rights: Rights, label: string): Promise<string> {
   const { projectId, forAdmins, forOthers } = await nodeDetails.get(db, label, () => readNode(db, label));
-  if (projectId !== null) requireNodeProject(caller, { project_id: projectId });
-  return caller.isAdmin ? forAdmins : forOthers;
+  if (projectId !== null) requireNodeProject(rights, { project_id: projectId });
+  return rights.isAdmin ? forAdmins : forOthers;
 }
 
 async function readNode(db: Db, label: string) {
@@ -188,6 +204,7 @@ async function readNode(db: Db, label: string) {
   const details: NodeDetails = {
     name: label,
     project: node.project,
+    obm_enabled: node.obm_enabled === 1,
     nics: [...nics.values()],
     metadata: Object.fromEntries(metadata.map((row) => [row.label, row.value])),
   };
@@ -199,9 +216,9 @@ async function readNode(db: Db, label: string) {
   };
 }
 
-export async function registerNic(db: Db, nodeLabel: string, label: string, macaddr: string): Promise<void> {
+export async function registerNic(db: Db, caller: Caller, nodeLabel: string, label: string, macaddr: string): Promise<void> {
   await translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const node = await getNode(tx, nodeLabel);
       const look = await newName(tx, { table: "nic", kind: "Nic", within: inNode(node) }, label);
       await tx.insertInto("nic").values({ node_id: node.id, label, look, mac_addr: macaddr, port_id: null }).execute();
@@ -210,8 +227,8 @@ export async function registerNic(db: Db, nodeLabel: string, label: string, maca
   );
 }
 
-export async function removeNic(db: Db, nodeLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removeNic(db: Db, caller: Caller, nodeLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const node = await getNode(tx, nodeLabel);
     const nic = await getNic(tx, node, label);
     const attached = await tx.selectFrom("attachment").select("id").where("nic_id", "=", nic.id).limit(1).executeTakeFirst();
@@ -222,8 +239,8 @@ export async function removeNic(db: Db, nodeLabel: string, label: string): Promi
 }
 
 /** `value` is JSON text. */
-export async function setMetadata(db: Db, nodeLabel: string, label: string, value: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function setMetadata(db: Db, caller: Caller, nodeLabel: string, label: string, value: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const node = await getNode(tx, nodeLabel);
     const { numUpdatedRows } = await tx
       .updateTable("node_metadata")
@@ -242,8 +259,8 @@ async function addMetadata(tx: Tx, node: { id: number; label: string }, label: s
 
 const inNode = ({ id, label }: { id: number; label: string }) => ({ column: "node_id", id, words: ` on node ${quote(label)}` }) as const;
 
-export async function removeMetadata(db: Db, nodeLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removeMetadata(db: Db, caller: Caller, nodeLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const node = await getNode(tx, nodeLabel);
     const { numDeletedRows } = await tx
       .deleteFrom("node_metadata")
@@ -254,46 +271,6 @@ export async function removeMetadata(db: Db, nodeLabel: string, label: string): 
   });
 }
 
-/** The OBM driver of a node, and how to reach its BMC. */
-export function parseObm(ctx: Context, node: { obm_type: string; obm: string }): { driver: ObmDriver; target: ObmTarget } {
-  return { driver: ctx.obm.byType(node.obm_type), target: JSON.parse(node.obm) as ObmTarget };
-}
-
-/** What a power, boot-device or console call needs; refused while the node's OBM is disabled. */
-export async function useObm(ctx: Context, caller: Caller, label: string): Promise<{ driver: ObmDriver; target: ObmTarget }> {
-  const node = await getNode(ctx.db, label);
-  requireNodeProject(caller, node);
-  if (!node.obm_enabled) throw blocked(`The OBM of node ${quote(label)} is disabled.`);
-  const { driver, target } = parseObm(ctx, node);
-  // The call may have to wait for its turn at the BMC, and the node may get another project meanwhile.
-  const confirm = async () => {
-    const now = await getNode(ctx.db, label);
-    if (now.id !== node.id || now.project_id !== node.project_id)
-      throw blocked(`Node ${quote(label)} changed hands while the call waited.`);
-    if (!now.obm_enabled) throw blocked(`The OBM of node ${quote(label)} is disabled.`);
-  };
-  return { driver, target: { ...target, confirm } };
-}
-
-/** The console log of a node; `IllegalStateError` for a driver that has none. */
-export async function useConsole(ctx: Context, caller: Caller, label: string) {
-  const { driver, target } = await useObm(ctx, caller, label);
-  if (!driver.console) throw illegalState(`Consoles are not supported by the ${driver.name} OBM driver.`);
-  return { log: driver.console, target };
-}
-
-export async function enableObm(db: Db, caller: Caller, label: string, enabled: boolean): Promise<void> {
-  await write(db, async (tx: Tx) => {
-    const node = await getNode(tx, label);
-    requireNodeProject(caller, node);
-    await tx
-      .updateTable("node")
-      .set({ obm_enabled: enabled ? 1 : 0 })
-      .where("id", "=", node.id)
-      .execute();
-  });
-}
-
 /** Which of these nodes the caller may see: free ones and those of the caller's projects. */
-export const maySee = (caller: Caller, node: { project_id: number | null }): boolean =>
-  node.project_id === null || mayActFor(caller, node.project_id);
+export const maySee = (rights: Rights, node: { project_id: number | null }): boolean =>
+  node.project_id === null || mayActFor(rights, node.project_id);

@@ -1,10 +1,13 @@
-import { type Caller, requireProject } from "../auth/caller.ts";
+import { type Caller, requireProject, type Rights, writeAsAdmin } from "../auth/caller.ts";
 import type { Config } from "../config.ts";
 import type { Context } from "../context.ts";
-import { type Db, translate, write } from "../db/transaction.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, HaasError, illegalState, messageOf, notFound, quote } from "../errors.ts";
 import { readsAs } from "../look.ts";
 import { newName } from "./labels.ts";
+import { getNode } from "./nodes.ts";
+import { bootDeviceDue, prepareBoot } from "./obm.ts";
+import { changesHands, hold, holdInTurn, isHeld, isRunning, newHold, noHold, release, untilIdle } from "./obm-commands.ts";
 import { driftReason, freshPort, onceRead } from "./switches.ts";
 
 const maintenanceTimeoutMs = 10_000;
@@ -27,13 +30,13 @@ export async function listProjects(db: Db): Promise<string[]> {
 /** As the owner of a network, `admin` is the administrators. Where everybody is one, that tells nobody a lie, and published clients have such a project. */
 export const isReserved = ({ auth }: Config, label: string): boolean => auth.backend !== "null" && readsAs(label, "admin");
 
-export async function createProject({ config, db }: Context, label: string): Promise<void> {
+export async function createProject({ config, db }: Context, caller: Caller, label: string): Promise<void> {
   const check = () => {
     if (!isReserved(config, label)) return;
     throw badArgument(`${quote(label)} can't be a project's name: as the owner of a network, 'admin' means the administrators.`);
   };
   await translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const look = await newName(tx, { table: "project", kind: "Project", check }, label);
       await tx.insertInto("project").values({ label, look }).execute();
     }),
@@ -41,8 +44,8 @@ export async function createProject({ config, db }: Context, label: string): Pro
   );
 }
 
-export async function removeProject(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removeProject(db: Db, caller: Caller, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const { id } = await getProject(tx, label);
     const holds = async (table: "node" | "headnode" | "network_access", what: string) => {
       const row = await tx.selectFrom(table).select("id").where("project_id", "=", id).limit(1).executeTakeFirst();
@@ -57,16 +60,16 @@ export async function removeProject(db: Db, label: string): Promise<void> {
   });
 }
 
-export async function projectNodes(db: Db, caller: Caller, label: string): Promise<string[]> {
+export async function projectNodes(db: Db, rights: Rights, label: string): Promise<string[]> {
   const project = await getProject(db, label);
-  requireProject(caller, project);
+  requireProject(rights, project);
   return labels(await db.selectFrom("node").select("label").where("project_id", "=", project.id).orderBy("label").execute());
 }
 
 /** The networks whose access list names the project. */
-export async function projectNetworks(db: Db, caller: Caller, label: string): Promise<string[]> {
+export async function projectNetworks(db: Db, rights: Rights, label: string): Promise<string[]> {
   const project = await getProject(db, label);
-  requireProject(caller, project);
+  requireProject(rights, project);
   return labels(
     await db
       .selectFrom("network_access")
@@ -78,65 +81,134 @@ export async function projectNetworks(db: Db, caller: Caller, label: string): Pr
   );
 }
 
-export async function projectHeadnodes(db: Db, caller: Caller, label: string): Promise<string[]> {
+export async function projectHeadnodes(db: Db, rights: Rights, label: string): Promise<string[]> {
   const project = await getProject(db, label);
-  requireProject(caller, project);
+  requireProject(rights, project);
   return labels(await db.selectFrom("headnode").select("label").where("project_id", "=", project.id).orderBy("label").execute());
 }
 
-/** Allocate a free node to the project. One whose ports were registered just now is waited for. */
-export async function connectNode(db: Db, caller: Caller, label: string, nodeLabel: string): Promise<void> {
-  await onceRead((patient) => allocate(db, caller, label, nodeLabel, patient));
+/**
+ * Allocate a free node to the project. One whose ports were registered just now is waited for. It comes with its OBM
+ * enabled, and boots from what its registration says: what the last project set is undone on the BMC first.
+ */
+export async function connectNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
+  const allocation = { label, nodeLabel, hold: newHold() };
+  let step: Step = "wait";
+  await onceRead(async (patient) => {
+    step = await write(ctx.db, (tx) => allocate(ctx, tx, caller, allocation, { patient, prepared: false }));
+    return step !== "wait";
+  });
+  if (typeof step === "object") await prepareAndAllocate(ctx, caller, allocation, step);
 }
 
-/** False when a port is too fresh, and the caller has the time to wait. */
-async function allocate(db: Db, caller: Caller, label: string, nodeLabel: string, patient: boolean): Promise<boolean> {
-  return write(db, async (tx) => {
-    const project = await getProject(tx, label);
-    requireProject(caller, project);
-    const node = await tx.selectFrom("node").select(["id", "project_id"]).where("label", "=", nodeLabel).executeTakeFirst();
-    if (!node) throw notFound("Node", nodeLabel);
-    if (node.project_id !== null) throw blocked(`Node ${quote(nodeLabel)} is not free.`);
-    const suspect = await tx
-      .selectFrom("port")
-      .innerJoin("nic", "nic.port_id", "port.id")
-      .select(["port.label", "port.suspect"])
-      .where("nic.node_id", "=", node.id)
-      .where((e) => e.or([e("port.suspect", "is not", null), e("port.drift", "is not", null)]))
-      .execute();
-    const [first] = suspect.toSorted((a, b) => Number(a.suspect === freshPort) - Number(b.suspect === freshPort));
-    if (first) {
-      if (patient && first.suspect === freshPort) return false;
-      const why = first.suspect ?? driftReason;
-      throw blocked(
-        `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(first.label)} is known to carry nothing${caller.isAdmin ? `: ${why}` : "; an administrator can see why."}`,
-      );
-    }
-    await tx.updateTable("node").set({ project_id: project.id }).where("id", "=", node.id).where("project_id", "is", null).execute();
-    return true;
-  });
+interface Allocation {
+  label: string;
+  nodeLabel: string;
+  hold: string;
+}
+
+async function prepareAndAllocate(
+  ctx: Context,
+  caller: Caller,
+  allocation: Allocation,
+  { node, project, device }: Extract<Step, object>,
+): Promise<void> {
+  const { hold } = allocation;
+  try {
+    await prepareBoot(ctx, caller, project, node, device, hold);
+    await write(ctx.db, (tx) => allocate(ctx, tx, caller, allocation, { patient: false, prepared: true }));
+  } catch (error) {
+    await release(ctx.db, node.id, hold).catch(() => {});
+    throw error;
+  }
+}
+
+/** `wait`: a port is too fresh, or a command runs on the BMC. An object: the node is held, for setting what it boots from. */
+type Step = "done" | "wait" | { node: Awaited<ReturnType<typeof getNode>>; project: Project; device: string };
+
+/** `patient`: the caller has the time to wait. `prepared`: it boots from what it should. */
+async function allocate(
+  ctx: Context,
+  tx: Tx,
+  caller: Caller,
+  { label, nodeLabel, hold: mine }: Allocation,
+  { patient, prepared }: { patient: boolean; prepared: boolean },
+): Promise<Step> {
+  const project = await getProject(tx, label);
+  requireProject(await caller.rights(tx), project);
+  const node = await getNode(tx, nodeLabel);
+  if (node.project_id !== null) throw blocked(`Node ${quote(nodeLabel)} is not free.`);
+  const suspect = await tx
+    .selectFrom("port")
+    .innerJoin("nic", "nic.port_id", "port.id")
+    .select(["port.label", "port.suspect"])
+    .where("nic.node_id", "=", node.id)
+    .where((e) => e.or([e("port.suspect", "is not", null), e("port.drift", "is not", null)]))
+    .execute();
+  const [first] = suspect.toSorted((a, b) => Number(a.suspect === freshPort) - Number(b.suspect === freshPort));
+  if (first) {
+    if (patient && first.suspect === freshPort) return "wait";
+    throw blocked(
+      `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(first.label)} is known to carry nothing: ${first.suspect ?? driftReason}`,
+      `Node ${quote(nodeLabel)} can't be allocated until each of its ports is known to carry nothing; an administrator can see why one is not.`,
+    );
+  }
+  if (await isRunning(tx, node.id)) {
+    if (patient) return "wait";
+    throw blocked(`Node ${quote(nodeLabel)} can't be allocated while a command of its BMC runs; try again.`);
+  }
+  const device = bootDeviceDue(ctx, node);
+  if (device !== null && !prepared) {
+    await hold(tx, node, mine);
+    return { node, project, device };
+  }
+  // Somebody may have had it since it was prepared, when this process was stopped.
+  if (prepared ? node.hold !== mine : await isHeld(tx, node.id)) throw changesHands(nodeLabel);
+  await tx
+    .updateTable("node")
+    .set({ project_id: project.id, obm_enabled: 1, ...(!ctx.config.dryRun && { boot_device: null }), ...noHold })
+    .where("id", "=", node.id)
+    .where("project_id", "is", null)
+    .execute();
+  return "done";
 }
 
 /**
  * Take a node from the project: it becomes free, or goes to the maintenance project where one is
- * configured. Its console log is deleted before anybody else can have the node.
+ * configured. From the moment of the call no command to its BMC begins, and those that run end first.
+ * Its console log is deleted before anybody else can have the node.
  */
 export async function detachNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
-  const node = await checkDetach(ctx.db, caller, label, nodeLabel);
-  await ctx.obm.find(node.obm_type)?.console?.remove(nodeLabel);
+  const mine = newHold();
+  const node = await holdInTurn(ctx.db, mine, (tx) => checkDetach(tx, caller, label, nodeLabel));
   const { maintenance } = ctx.config;
-  const moved = await write(ctx.db, async (tx) => {
-    const { id } = await checkDetach(tx, caller, label, nodeLabel);
-    const target = maintenance && maintenance.project !== label ? await maintenanceProject(tx, maintenance.project) : null;
-    await tx.updateTable("node").set({ project_id: target }).where("id", "=", id).execute();
-    return target !== null;
-  });
+  let moved: boolean;
+  try {
+    await untilIdle(ctx.db, node);
+    await ctx.obm.find(node.obm_type)?.console?.remove(nodeLabel);
+    moved = await write(ctx.db, async (tx) => {
+      const { id } = await checkDetach(tx, caller, label, nodeLabel);
+      // The hold may be over, when this process was stopped.
+      await hold(tx, node, mine);
+      if (id !== node.id || (await isRunning(tx, id))) throw changesHands(nodeLabel);
+      const target = maintenance && maintenance.project !== label ? await maintenanceProject(tx, maintenance.project) : null;
+      await tx
+        .updateTable("node")
+        .set({ project_id: target, ...(target !== null && { obm_enabled: 1 }), ...noHold })
+        .where("id", "=", id)
+        .execute();
+      return target !== null;
+    });
+  } catch (error) {
+    await release(ctx.db, node.id, mine).catch(() => {});
+    throw error;
+  }
   if (moved && maintenance?.url) announce(ctx, maintenance.url, nodeLabel);
 }
 
 async function checkDetach(db: Db, caller: Caller, label: string, nodeLabel: string) {
   const project = await getProject(db, label);
-  requireProject(caller, project);
+  requireProject(await caller.rights(db), project);
   const node = await db
     .selectFrom("node")
     .selectAll()
@@ -165,7 +237,12 @@ async function checkDetach(db: Db, caller: Caller, label: string, nodeLabel: str
 
 async function maintenanceProject(db: Db, label: string): Promise<number> {
   const project = await db.selectFrom("project").select("id").where("label", "=", label).executeTakeFirst();
-  if (!project) throw illegalState(`The configured maintenance project ${quote(label)} does not exist.`);
+  if (!project) {
+    throw illegalState(
+      `The configured maintenance project ${quote(label)} does not exist.`,
+      "Nodes can't leave their project at the moment; an administrator can see why.",
+    );
+  }
   return project.id;
 }
 

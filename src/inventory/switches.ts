@@ -1,5 +1,6 @@
+import { type Caller, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
-import { type Db, translate, type Tx, write } from "../db/transaction.ts";
+import { type Db, translate, type Tx } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
@@ -44,9 +45,15 @@ export async function listSwitches(db: Db): Promise<string[]> {
   return rows.map(({ label }) => label);
 }
 
-export async function registerSwitch(ctx: Context, label: string, type: string, settings: Record<string, unknown>): Promise<void> {
+export async function registerSwitch(
+  ctx: Context,
+  caller: Caller,
+  label: string,
+  type: string,
+  settings: Record<string, unknown>,
+): Promise<void> {
   await translate(
-    write(ctx.db, async (tx) => {
+    writeAsAdmin(ctx.db, caller, async (tx) => {
       const look = await newName(tx, { table: "switch", kind: "Switch" }, label);
       const driver = ctx.switches.byType(type);
       checkSettings(driver.settings, settings, `The ${driver.name} switch driver`);
@@ -85,10 +92,10 @@ export async function showSwitch(
 }
 
 /** A switch that haas talks to is waited for; one that does not let haas in is let go. */
-export async function removeSwitch(db: Db, label: string): Promise<void> {
+export async function removeSwitch(db: Db, caller: Caller, label: string): Promise<void> {
   const deadline = new Deadline(deletionWaitMs);
   for (;;) {
-    const held = await write(db, async (tx) => {
+    const held = await writeAsAdmin(db, caller, async (tx) => {
       const { id } = await getSwitch(tx, label);
       const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
       if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
@@ -106,8 +113,8 @@ export async function removeSwitch(db: Db, label: string): Promise<void> {
 }
 
 /** Forget what the switch is known by, its key and its serial number: the next ones that it presents are taken for its own. */
-export async function forgetHostKey(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function forgetHostKey(db: Db, caller: Caller, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const { numUpdatedRows } = await tx
       .updateTable("switch")
@@ -135,10 +142,10 @@ export async function onceRead(attempt: (patient: boolean) => Promise<boolean>):
 }
 
 /** Register a port, and queue the change that makes it carry nothing. Until that is done it is suspect. */
-export async function registerPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
+export async function registerPort(ctx: Context, caller: Caller, switchLabel: string, label: string): Promise<void> {
   const exists = () => duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} exists already.`);
   await translate(
-    write(ctx.db, async (tx) => {
+    writeAsAdmin(ctx.db, caller, async (tx) => {
       const parent = await getSwitch(tx, switchLabel);
       const within = { column: "switch_id", id: parent.id, words: ` on switch ${quote(switchLabel)}` } as const;
       const driver = ctx.switches.byType(parent.type);
@@ -160,8 +167,8 @@ export async function registerPort(ctx: Context, switchLabel: string, label: str
   ctx.wake();
 }
 
-export async function removePort(db: Db, switchLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removePort(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     const nic = await nicOnPort(tx, port.id);
     if (nic) throw blocked(`Port ${quote(label)} is still connected to nic ${quote(nic.label)} of node ${quote(nic.node)}.`);
@@ -184,8 +191,8 @@ async function refuseIfUncertain(
 }
 
 /** Take an administrator's word for it that a suspect port carries what it should. */
-export async function trustPort(ctx: Context, switchLabel: string, label: string): Promise<void> {
-  const suspicion = await write(ctx.db, async (tx) => {
+export async function trustPort(ctx: Context, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  const suspicion = await writeAsAdmin(ctx.db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     if ((port.suspect ?? port.drift) === null) throw blocked(`Port ${quote(label)} is not suspect.`);
     if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
@@ -214,15 +221,30 @@ export async function showPort(
 }
 
 /** Record which nic is plugged into the port. One that was registered just now is waited for where the node is in a project. */
-export async function connectNic(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string): Promise<void> {
-  await onceRead((patient) => plugIn(db, switchLabel, label, nodeLabel, nicLabel, patient));
+export async function connectNic(
+  db: Db,
+  caller: Caller,
+  switchLabel: string,
+  label: string,
+  nodeLabel: string,
+  nicLabel: string,
+): Promise<void> {
+  await onceRead((patient) => plugIn(db, caller, switchLabel, label, nodeLabel, nicLabel, patient));
 }
 
 /** False when the port is too fresh, and the caller has the time to wait. */
-async function plugIn(db: Db, switchLabel: string, label: string, nodeLabel: string, nicLabel: string, patient: boolean): Promise<boolean> {
+async function plugIn(
+  db: Db,
+  caller: Caller,
+  switchLabel: string,
+  label: string,
+  nodeLabel: string,
+  nicLabel: string,
+  patient: boolean,
+): Promise<boolean> {
   const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
   return translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const port = await getPort(tx, switchLabel, label);
       const node = await getNode(tx, nodeLabel);
       const nic = await getNic(tx, node, nicLabel);
@@ -240,8 +262,8 @@ async function plugIn(db: Db, switchLabel: string, label: string, nodeLabel: str
   );
 }
 
-export async function detachNic(db: Db, switchLabel: string, label: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function detachNic(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {
+  await writeAsAdmin(db, caller, async (tx) => {
     const port = await getPort(tx, switchLabel, label);
     const nic = await nicOnPort(tx, port.id);
     if (!nic) throw noNic(switchLabel, label);

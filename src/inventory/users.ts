@@ -1,8 +1,9 @@
-import type { Caller } from "../auth/caller.ts";
+import { type Caller, writeAsAdmin } from "../auth/caller.ts";
 import { hashPassword } from "../auth/database.ts";
-import { type Db, translate, type Tx, write } from "../db/transaction.ts";
+import { type Db, translate, type Tx } from "../db/transaction.ts";
 import { badArgument, duplicate, HaasError, illegalState, notFound, quote } from "../errors.ts";
 import { isLabel, labelLimitBytes, newName } from "./labels.ts";
+import { untilStripped } from "./obm-commands.ts";
 import { getProject } from "./projects.ts";
 
 async function getUser(db: Db, label: string) {
@@ -29,14 +30,14 @@ export async function listUsers(db: Db): Promise<Record<string, { is_admin: bool
   return Object.fromEntries(users);
 }
 
-export async function createUser(db: Db, label: string, password: string, isAdmin: boolean): Promise<void> {
+export async function createUser(db: Db, caller: Caller, label: string, password: string, isAdmin: boolean): Promise<void> {
   // HTTP basic ends the name at the first colon.
   if (!isLabel(label) || label.includes(":")) {
     throw badArgument(`${quote(label)} can't be a user's name: printable, without colons and slashes, at most ${labelLimitBytes} bytes.`);
   }
   const password_hash = await hashPassword(password);
   await translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const look = await newName(tx, { table: "users", kind: "User" }, label);
       await tx
         .insertInto("users")
@@ -47,12 +48,16 @@ export async function createUser(db: Db, label: string, password: string, isAdmi
   );
 }
 
-export async function removeUser(db: Db, label: string): Promise<void> {
-  await write(db, async (tx) => {
+// Who loses a right with what follows has no command running on a BMC any more when it is done.
+
+export async function removeUser(db: Db, caller: Caller, label: string): Promise<void> {
+  const userId = await writeAsAdmin(db, caller, async (tx) => {
     const user = await getUser(tx, label);
     await refuseIfLastAdmin(tx, user);
     await tx.deleteFrom("users").where("id", "=", user.id).execute();
+    return user.id;
   });
+  await untilStripped(db, { userId }, `User ${quote(label)} is deleted`);
 }
 
 /** Without an administrator nobody could make another one. Two who remove each other come here one after the other. */
@@ -63,22 +68,24 @@ async function refuseIfLastAdmin(tx: Tx, { id, label }: { id: number; label: str
 
 /** Nobody changes their own status. */
 export async function setAdmin(db: Db, caller: Caller, label: string, isAdmin: boolean): Promise<void> {
-  await write(db, async (tx) => {
+  const userId = await writeAsAdmin(db, caller, async (tx) => {
     const user = await getUser(tx, label);
-    if (caller.user === label) throw illegalState("Nobody can change whether they are an administrator themselves.");
+    if (caller.user?.id === user.id) throw illegalState("Nobody can change whether they are an administrator themselves.");
     if (!isAdmin) await refuseIfLastAdmin(tx, user);
     await tx
       .updateTable("users")
       .set({ is_admin: isAdmin ? 1 : 0 })
       .where("id", "=", user.id)
       .execute();
+    return user.id;
   });
+  await untilStripped(db, { userId }, `User ${quote(label)} is ${isAdmin ? "an" : "no"} administrator now`);
 }
 
-export async function addUserToProject(db: Db, label: string, projectLabel: string): Promise<void> {
+export async function addUserToProject(db: Db, caller: Caller, label: string, projectLabel: string): Promise<void> {
   const member = () => duplicate(`User ${quote(label)} is in project ${quote(projectLabel)} already.`);
   await translate(
-    write(db, async (tx) => {
+    writeAsAdmin(db, caller, async (tx) => {
       const user = await getUser(tx, label);
       const project = await getProject(tx, projectLabel);
       await tx.insertInto("user_project").values({ user_id: user.id, project_id: project.id }).execute();
@@ -87,8 +94,8 @@ export async function addUserToProject(db: Db, label: string, projectLabel: stri
   );
 }
 
-export async function removeUserFromProject(db: Db, label: string, projectLabel: string): Promise<void> {
-  await write(db, async (tx) => {
+export async function removeUserFromProject(db: Db, caller: Caller, label: string, projectLabel: string): Promise<void> {
+  const userId = await writeAsAdmin(db, caller, async (tx) => {
     const user = await getUser(tx, label);
     const project = await getProject(tx, projectLabel);
     const { numDeletedRows } = await tx
@@ -97,5 +104,7 @@ export async function removeUserFromProject(db: Db, label: string, projectLabel:
       .where("project_id", "=", project.id)
       .executeTakeFirstOrThrow();
     if (numDeletedRows === 0n) throw new HaasError("NotFoundError", `User ${quote(label)} is not in project ${quote(projectLabel)}.`);
+    return user.id;
   });
+  await untilStripped(db, { userId }, `User ${quote(label)} is in project ${quote(projectLabel)} no more`);
 }

@@ -1,4 +1,4 @@
-import { type Caller, requireAdmin, requireNodeProject } from "../auth/caller.ts";
+import { type Caller, requireAdmin, requireNodeProject, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { type Db, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, HaasError, projectMismatch, quote } from "../errors.ts";
@@ -6,7 +6,7 @@ import type { PortState } from "../hardware/switches/driver.ts";
 import { getNic, getNode } from "../inventory/nodes.ts";
 import { getPort, nicOnPort, noNic } from "../inventory/switches.ts";
 import { planPort, readPort, useSwitch } from "./drift.ts";
-import { desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
+import { type Action, desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
 import { channelsOf, getNetwork, mayUse, noAccess } from "./networks.ts";
 import type { SwitchRow } from "./session.ts";
 
@@ -37,9 +37,9 @@ export interface Plan {
 
 /** What a change would send to its switch, which is read for that. For administrators. */
 export async function planChange(ctx: Context, caller: Caller, check: Check): Promise<Plan> {
-  requireAdmin(caller);
+  requireAdmin(await caller.rights(ctx.db));
   const { action, on, port } = await write(ctx.db, check);
-  return useSwitch(ctx, on, async (session, driver) => {
+  return useSwitch(ctx, caller, on, async (session, driver) => {
     const desired = await desiredAfter(ctx.db, action);
     const actual = await readPort(session, on, port);
     return { switch: on.label, port, actual, desired, lines: planPort(driver, on, port, actual, desired) };
@@ -52,7 +52,7 @@ async function loadNic(tx: Db, caller: Caller, nodeLabel: string, nicLabel: stri
   const nic = await getNic(tx, node, nicLabel);
   const network = await getNetwork(tx, networkLabel);
   if (node.project_id === null) throw projectMismatch(`Node ${quote(nodeLabel)} is not in a project.`);
-  requireNodeProject(caller, node);
+  requireNodeProject(await caller.rights(tx), node);
   const place = nic.port_id === null ? undefined : await placeOf(tx, nic.port_id);
   const refuseIfPending = async () => {
     if (await isPending(tx, nic.id)) throw blocked(`Nic ${quote(nicLabel)} of node ${quote(nodeLabel)} has a pending networking action.`);
@@ -131,15 +131,21 @@ function refuseUnlessCapable(
   present: readonly { channel: string }[],
 ): void {
   const driver = ctx.switches.byType(type);
-  if (vlan !== null && vlan > driver.highestVlan) throw blocked(`Switch ${quote(label)} carries VLANs up to ${driver.highestVlan} only.`);
+  const unusable = `The switch of this nic can't carry VLAN ${vlan}.`;
+  if (vlan !== null && vlan > driver.highestVlan)
+    throw blocked(`Switch ${quote(label)} carries VLANs up to ${driver.highestVlan} only.`, unusable);
   if (vlan !== null && vlan === driver.reservedVlan?.(JSON.parse(settings))) {
     throw blocked(
       `VLAN ${vlan} is the dummy VLAN of switch ${quote(label)}, which has to carry nothing: no network on it can be used there.`,
+      unusable,
     );
   }
   const hasNative = present.some((attachment) => attachment.channel === "vlan/native");
   if (channel !== "vlan/native" && !hasNative && !driver.capabilities.includes("nativeless-trunk-mode")) {
-    throw blocked(`Switch ${quote(label)} needs a network on channel 'vlan/native' before any other.`);
+    throw blocked(
+      `Switch ${quote(label)} needs a network on channel 'vlan/native' before any other.`,
+      "The nic needs a network on channel 'vlan/native' before any other.",
+    );
   }
 }
 
@@ -154,7 +160,10 @@ export function detachment(ctx: Context, caller: Caller, nodeLabel: string, nicL
     const { portId, port, on } = place;
     const driver = ctx.switches.byType(on.type);
     if (attachment.channel === "vlan/native" && present.length > 1 && !driver.capabilities.includes("nativeless-trunk-mode")) {
-      throw blocked(`Switch ${quote(on.label)} needs the network on channel 'vlan/native' to be the last one to go.`);
+      throw blocked(
+        `Switch ${quote(on.label)} needs the network on channel 'vlan/native' to be the last one to go.`,
+        "The network on channel 'vlan/native' has to be the last one to go.",
+      );
     }
     return {
       on,
@@ -173,8 +182,9 @@ export function detachment(ctx: Context, caller: Caller, nodeLabel: string, nicL
 }
 
 /** Taking a port off every network. For administrators. */
-export function reversion(switchLabel: string, portLabel: string): Check {
+export function reversion(caller: Caller, switchLabel: string, portLabel: string): Check {
   return async (tx) => {
+    requireAdmin(await caller.rights(tx));
     const port = await getPort(tx, switchLabel, portLabel);
     const nic = await nicOnPort(tx, port.id);
     if (!nic) throw noNic(switchLabel, portLabel);
@@ -196,16 +206,25 @@ export function reversion(switchLabel: string, portLabel: string): Check {
   };
 }
 
-/** For projects: where the switch is and how haas logs in there is the administrators' business. */
-const unreachedReason = "haas can't use the switch at the moment; an administrator can see why.";
+/**
+ * The reason of an action. For projects it is one of a few sentences: which switch and port it is, how haas logs in there
+ * and what the device says is the administrators' business.
+ */
+function reasonFor(rights: Rights, { status, reason, unreached }: Action): string | null {
+  if (reason === null || rights.isAdmin) return reason;
+  if (unreached) return "haas can't use the switch at the moment; an administrator can see why.";
+  return status === "PENDING"
+    ? "The switch has not taken the change yet, and haas tries again; an administrator can see why."
+    : "The switch did not take the change; an administrator can see why.";
+}
 
 /** An action as it is published. After its node was deleted, only administrators can see it. */
-export async function showAction(db: Db, caller: Caller, uuid: string) {
+export async function showAction(db: Db, rights: Rights, uuid: string) {
   const action = await findAction(db, uuid);
   if (!action || action.type === "sync_port") throw new HaasError("NotFoundError", `Networking action ${quote(uuid)} does not exist.`);
-  if (action.node_id === null) requireAdmin(caller);
+  if (action.node_id === null) requireAdmin(rights);
   else
-    requireNodeProject(caller, await db.selectFrom("node").select("project_id").where("id", "=", action.node_id).executeTakeFirstOrThrow());
+    requireNodeProject(rights, await db.selectFrom("node").select("project_id").where("id", "=", action.node_id).executeTakeFirstOrThrow());
   return {
     status: action.status,
     node: action.node,
@@ -213,7 +232,7 @@ export async function showAction(db: Db, caller: Caller, uuid: string) {
     new_network: action.new_network,
     type: action.type,
     channel: action.channel,
-    reason: action.unreached && action.reason !== null && !caller.isAdmin ? unreachedReason : action.reason,
+    reason: reasonFor(rights, action),
     attempts: action.attempts,
     next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(Date.now() + action.due_in_ms).toISOString() : null,
   };

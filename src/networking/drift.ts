@@ -1,5 +1,6 @@
+import { type Caller, requireAdmin, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
-import { type Db, write } from "../db/transaction.ts";
+import type { Db } from "../db/transaction.ts";
 import { blocked, quote, SessionLostError, SwitchError } from "../errors.ts";
 import { type PortState, samePort, type SessionObserver, type SwitchDriver } from "../hardware/switches/driver.ts";
 import { getSwitch } from "../inventory/switches.ts";
@@ -27,15 +28,24 @@ export function compare(desired: PortState, actual: PortState): Difference | nul
   return { missing: without(desired, actual), excess: without(actual, desired) };
 }
 
-/** Work with a switch while a request waits for it. `BlockedError` when it stays busy, and in a dry run. */
+/**
+ * Work with a switch while an administrator's request waits for it. `BlockedError` when it stays busy, and in a dry run;
+ * `AuthorizationError` when the caller is no administrator any more at the turn, or once it is logged in.
+ */
 export async function useSwitch<T>(
   ctx: Context,
+  caller: Caller,
   row: SwitchRow,
   work: (session: SwitchReader, driver: SwitchDriver) => Promise<T>,
   observer?: SessionObserver,
 ): Promise<T> {
   if (ctx.config.dryRun) throw blocked("This haas makes a dry run ([devel] dry_run), and talks to no switch.");
-  return withSwitch(ctx, row, requestWaitMs, work, observer);
+  const confirm = async () => requireAdmin(await caller.rights(ctx.db));
+  const confirmed = async (session: SwitchReader, driver: SwitchDriver) => {
+    await confirm();
+    return work(session, driver);
+  };
+  return withSwitch(ctx, row, requestWaitMs, confirmed, observer, confirm);
 }
 
 /** What one port holds. */
@@ -82,9 +92,9 @@ export const planPort = (driver: SwitchDriver, { settings }: SwitchRow, port: st
   driver.plan(port, actual, desired, JSON.parse(settings));
 
 /** Every port of a switch, read from it, beside what it should carry. */
-export async function showActual(ctx: Context, label: string) {
+export async function showActual(ctx: Context, caller: Caller, label: string) {
   const row = await getSwitch(ctx.db, label);
-  return useSwitch(ctx, row, async (session) => {
+  return useSwitch(ctx, caller, row, async (session) => {
     const ports = await portsOf(ctx.db, row.id);
     const readings = await readEach(session, row, ports.map(nameOf));
     return {
@@ -100,9 +110,9 @@ export async function showActual(ctx: Context, label: string) {
 const nameOf = ({ label }: { label: string }) => label;
 
 /** What a reconciliation would send: the ports that differ, or can't be read. */
-export async function planReconciliation(ctx: Context, label: string) {
+export async function planReconciliation(ctx: Context, caller: Caller, label: string) {
   const row = await getSwitch(ctx.db, label);
-  return useSwitch(ctx, row, async (session, driver) => {
+  return useSwitch(ctx, caller, row, async (session, driver) => {
     const ports = await portsOf(ctx.db, row.id);
     const readings = await readEach(session, row, ports.map(nameOf));
     const plan = ports.map(({ label: port, desired }) => {
@@ -114,8 +124,8 @@ export async function planReconciliation(ctx: Context, label: string) {
 }
 
 /** Queue bringing every port of a switch to what it should carry, at once; the ports. */
-export async function reconcile(ctx: Context, label: string): Promise<string[]> {
-  const ports = await write(ctx.db, async (tx) => {
+export async function reconcile(ctx: Context, caller: Caller, label: string): Promise<string[]> {
+  const ports = await writeAsAdmin(ctx.db, caller, async (tx) => {
     const { id } = await getSwitch(tx, label);
     const ports = await portsOf(tx, id);
     for (const port of ports) await enqueueSync(tx, { portId: port.id, switchId: id, inMs: 0 });

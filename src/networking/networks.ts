@@ -1,4 +1,4 @@
-import { type Caller, mayActFor, requireAdmin, requireProject } from "../auth/caller.ts";
+import { type Caller, mayActFor, requireAdmin, requireProject, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { type Db, translate, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, HaasError, notFound, notPermitted, projectMismatch, quote } from "../errors.ts";
@@ -42,8 +42,8 @@ export const channelsOf = ({ vlan }: { vlan: number | null }): string[] => (vlan
 /** The network id as it is published: the VLAN, or a name of our own under the null allocator. */
 const networkId = ({ id, vlan }: { id: number; vlan: number | null }): string => (vlan === null ? `null-${id}` : String(vlan));
 
-function requireOwner(caller: Caller, network: Network): void {
-  if (!mayActFor(caller, network.owner_id)) throw notPermitted("Only the network's owner or an administrator may do this.");
+function requireOwner(rights: Rights, network: Network): void {
+  if (!mayActFor(rights, network.owner_id)) throw notPermitted("Only the network's owner or an administrator may do this.");
 }
 
 export async function createNetwork(
@@ -56,8 +56,9 @@ export async function createNetwork(
     write(ctx.db, async (tx) => {
       const look = await newName(tx, { table: "network", kind: "Network" }, label);
       const ownerProject = owner === "admin" ? null : await getProject(tx, owner);
-      if (ownerProject) requireProject(caller, ownerProject);
-      else requireAdmin(caller);
+      const rights = await caller.rights(tx);
+      if (ownerProject) requireProject(rights, ownerProject);
+      else requireAdmin(rights);
       const accessProject = access === "" ? null : await getProject(tx, access);
       if (ownerProject && accessProject?.id !== ownerProject.id) {
         throw badArgument(
@@ -95,7 +96,7 @@ function parseNetworkId(text: string): number {
 }
 
 /** Administrators see every network, others the public ones. */
-export async function listNetworks(db: Db, caller: Caller): Promise<Record<string, { network_id: string; projects: string[] | null }>> {
+export async function listNetworks(db: Db, rights: Rights): Promise<Record<string, { network_id: string; projects: string[] | null }>> {
   let query = db
     .selectFrom("network")
     .leftJoin("network_access", "network_access.network_id", "network.id")
@@ -103,7 +104,7 @@ export async function listNetworks(db: Db, caller: Caller): Promise<Record<strin
     .select(["network.id", "network.label", "network.vlan", "network.is_public", "project.label as project"])
     .orderBy("network.label")
     .orderBy("project.label");
-  if (!caller.isAdmin) query = query.where("network.is_public", "=", 1);
+  if (!rights.isAdmin) query = query.where("network.is_public", "=", 1);
   const networks = new Map<string, { network_id: string; projects: string[] | null }>();
   for (const row of await query.execute()) {
     const network = networks.get(row.label) ?? { network_id: networkId(row), projects: row.is_public ? null : [] };
@@ -114,7 +115,7 @@ export async function listNetworks(db: Db, caller: Caller): Promise<Record<strin
 }
 
 /** Projects with access come in the order of their grants, the owner first. */
-export async function showNetwork(db: Db, caller: Caller, label: string) {
+export async function showNetwork(db: Db, rights: Rights, label: string) {
   const network = await getNetwork(db, label);
   const access = await db
     .selectFrom("network_access")
@@ -123,7 +124,7 @@ export async function showNetwork(db: Db, caller: Caller, label: string) {
     .where("network_access.network_id", "=", network.id)
     .orderBy("network_access.id")
     .execute();
-  if (!network.is_public && !caller.isAdmin && !access.some(({ id }) => caller.projects.has(id))) {
+  if (!network.is_public && !rights.isAdmin && !access.some(({ id }) => rights.projects.has(id))) {
     throw notPermitted("Only a project with access to the network or an administrator may do this.");
   }
   const owner =
@@ -132,7 +133,7 @@ export async function showNetwork(db: Db, caller: Caller, label: string) {
       : await db.selectFrom("project").select("label").where("id", "=", network.owner_id).executeTakeFirstOrThrow();
   const nodes = new Map<string, string[]>();
   for (const { node, project_id, nic } of await attachedNics(db, network.id)) {
-    if (maySee(caller, { project_id })) nodes.set(node, [...(nodes.get(node) ?? []), nic]);
+    if (maySee(rights, { project_id })) nodes.set(node, [...(nodes.get(node) ?? []), nic]);
   }
   return {
     name: label,
@@ -159,15 +160,15 @@ async function attachedNics(db: Db, networkId: number) {
 /** All attachments for the owner and administrators; otherwise those of one project, on the access list, of the caller's. */
 export async function listAttachments(
   db: Db,
-  caller: Caller,
+  rights: Rights,
   label: string,
   projectLabel: string | undefined,
 ): Promise<Record<string, { nic: string; channel: string; project: string | null }>> {
   const network = await getNetwork(db, label);
   const project = projectLabel === undefined ? null : await getProject(db, projectLabel);
-  if (!mayActFor(caller, network.owner_id)) {
+  if (!mayActFor(rights, network.owner_id)) {
     if (!project) throw notPermitted("Only the network's owner or an administrator may see all of its attachments; name a project.");
-    requireProject(caller, project);
+    requireProject(rights, project);
     if (!(await hasAccess(db, network.id, project.id))) throw notPermitted("That project has no access to the network.");
   }
   const attachments = new Map<string, { nic: string; channel: string; project: string | null }>();
@@ -181,7 +182,7 @@ export async function listAttachments(
 export async function removeNetwork(db: Db, caller: Caller, label: string): Promise<void> {
   await write(db, async (tx) => {
     const network = await getNetwork(tx, label);
-    requireOwner(caller, network);
+    requireOwner(await caller.rights(tx), network);
     const refuseIf = (row: unknown, why: string) => {
       if (row) throw blocked(`Network ${quote(label)} ${why}.`);
     };
@@ -220,7 +221,7 @@ export async function grantAccess(db: Db, caller: Caller, label: string, project
     write(db, async (tx) => {
       const network = await getNetwork(tx, label);
       const project = await getProject(tx, projectLabel);
-      requireOwner(caller, network);
+      requireOwner(await caller.rights(tx), network);
       if (network.is_public) throw duplicate(`Network ${quote(label)} is public: every project has access already.`);
       if (await hasAccess(tx, network.id, project.id)) throw exists();
       await tx.insertInto("network_access").values({ network_id: network.id, project_id: project.id }).execute();
@@ -237,7 +238,8 @@ export async function revokeAccess(db: Db, caller: Caller, label: string, projec
       new HaasError("NotFoundError", `Project ${quote(projectLabel)} has no entry in the access list of network ${quote(label)}.`);
     // A public network has no list, which is no secret.
     if (network.is_public) throw absent();
-    if (!mayActFor(caller, network.owner_id)) requireProject(caller, project);
+    const rights = await caller.rights(tx);
+    if (!mayActFor(rights, network.owner_id)) requireProject(rights, project);
     if (!(await hasAccess(tx, network.id, project.id))) throw absent();
     if (network.owner_id === project.id) throw blocked(`Project ${quote(projectLabel)} owns network ${quote(label)}.`);
     const attached = await tx

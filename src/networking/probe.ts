@@ -1,3 +1,4 @@
+import type { Caller } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { SwitchError } from "../errors.ts";
 import { redact } from "../hardware/command.ts";
@@ -25,7 +26,7 @@ interface Line {
 }
 
 /** Connect to a switch, log in, read its first port and leave; how that went, and every line of it. A failure is a result. */
-export async function testSwitch(ctx: Context, label: string) {
+export async function testSwitch(ctx: Context, caller: Caller, label: string) {
   const row = await getSwitch(ctx.db, label);
   const driver = ctx.switches.byType(row.type);
   const port = (await ctx.db.selectFrom("port").select("label").where("switch_id", "=", row.id).orderBy("id").limit(1).executeTakeFirst())
@@ -45,7 +46,7 @@ export async function testSwitch(ctx: Context, label: string) {
     recorder.step("leave");
   };
   try {
-    await useSwitch(ctx, row, read, recorder);
+    await useSwitch(ctx, caller, row, read, recorder);
     recorder.end(true);
   } catch (thrown) {
     if (!(thrown instanceof SwitchError)) throw thrown;

@@ -191,7 +191,8 @@ export type SwitchReader = Pick<SwitchSession, "readPorts">;
 
 /**
  * Hold the switch, let `work` read it, and let it go.
- * `BlockedError` when somebody else has it for longer than `waitMs`; the driver's `SwitchError` otherwise.
+ * `BlockedError` when somebody else has it for longer than `waitMs`; the driver's `SwitchError` otherwise. What `confirm`
+ * throws once it is held, before anything is sent.
  */
 export async function withSwitch<T>(
   ctx: Context,
@@ -199,10 +200,12 @@ export async function withSwitch<T>(
   waitMs: number,
   work: (session: SwitchSession, driver: SwitchDriver) => Promise<T>,
   observer?: SessionObserver,
+  confirm: () => Promise<void> = async () => {},
 ): Promise<T> {
   const driver = ctx.switches.byType(row.type);
   const held = await takeWithin(ctx, row, waitMs);
   try {
+    await confirm();
     return await work(await held.session(observer), driver);
   } finally {
     await held.release();

@@ -1,6 +1,6 @@
 import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
-import type { Caller } from "../auth/caller.ts";
+import type { Caller, Identity } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Tunnel } from "../tunnel.ts";
@@ -17,8 +17,8 @@ export interface RequestFacts {
   /** The client's address, for slowing down guesses. */
   readonly address: string;
   readonly receivedAt: number;
-  /** Filled in by authentication, for the log. */
-  user: string | null;
+  /** Filled in by authentication. */
+  caller: Caller | null;
   /** Absent where there is no connection to upgrade. */
   readonly upgrade?: Upgrade;
 }
@@ -80,7 +80,7 @@ export const queued = {
 export const json = (text: string) => new Response(text, { headers: { "content-type": "application/json" } });
 
 /** Who sent a request, as things are now. */
-export const callerOf = async (ctx: Context, request: Request): Promise<Caller> =>
+export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
   ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.address ?? "");
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
@@ -90,10 +90,10 @@ export function controller(ctx: Context) {
       // Authentication comes before what is wrong with the body.
       .onParse(({ request }) => readText(request).catch((error: unknown) => new Unreadable(error)))
       .derive(async ({ request }) => {
-        const caller = await callerOf(ctx, request);
+        const { caller, rights } = await identify(ctx, request);
         const facts = factsOf.get(request);
-        if (facts) facts.user = caller.user;
-        return { caller };
+        if (facts) facts.caller = caller;
+        return { caller, rights };
       })
       .onTransform((context) => {
         const { method, headers, url } = context.request;

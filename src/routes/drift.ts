@@ -20,8 +20,8 @@ const time = t.Nullable(t.String({ examples: ["2026-01-31T12:00:00.000Z"] }));
 /** What switches really hold. All of it is for administrators, and says so before anything is looked up. */
 export const driftRoutes = (ctx: Context) =>
   controller(ctx)
-    .onBeforeHandle(({ caller }) => requireAdmin(caller))
-    .get("/switch/:switch/ports/actual", ({ params }) => showActual(ctx, params.switch), {
+    .onBeforeHandle(({ rights }) => requireAdmin(rights))
+    .get("/switch/:switch/ports/actual", ({ caller, params }) => showActual(ctx, caller, params.switch), {
       params,
       query: nothing,
       response: responses(
@@ -73,8 +73,10 @@ export const driftRoutes = (ctx: Context) =>
     })
     .post(
       "/switch/:switch/reconcile",
-      async ({ params, query, status }) =>
-        query.dry_run === "true" ? planReconciliation(ctx, params.switch) : status(202, { ports: await reconcile(ctx, params.switch) }),
+      async ({ caller, params, query, status }) =>
+        query.dry_run === "true"
+          ? planReconciliation(ctx, caller, params.switch)
+          : status(202, { ports: await reconcile(ctx, caller, params.switch) }),
       {
         params,
         query: dryRunQuery,
@@ -96,7 +98,7 @@ export const driftRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Queue bringing every port of a switch to what it should carry" },
       },
     )
-    .post("/switch/:switch/test", ({ params }) => testSwitch(ctx, params.switch), {
+    .post("/switch/:switch/test", ({ caller, params }) => testSwitch(ctx, caller, params.switch), {
       params,
       query: nothing,
       body: nothing,

@@ -6,8 +6,8 @@ import { controller, names, nothing, responses } from "./controller.ts";
 export const extensionRoutes = (ctx: Context) =>
   controller(ctx).get(
     "/active_extensions",
-    ({ caller }) => {
-      requireAdmin(caller);
+    ({ rights }) => {
+      requireAdmin(rights);
       return activeExtensions(ctx.config);
     },
     {

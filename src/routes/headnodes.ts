@@ -1,9 +1,10 @@
 import { t } from "elysia";
+import type { Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import * as headnodes from "../inventory/headnodes.ts";
 import { HeadnodeError, messageOf, notPermitted, validation } from "../errors.ts";
 import { Tunnel } from "../tunnel.ts";
-import { callerOf, controller, empty, factsOf, label, names, nothing, object, reference, responses } from "./controller.ts";
+import { controller, empty, factsOf, identify, label, names, nothing, object, reference, responses } from "./controller.ts";
 
 const detail = { tags: ["Headnodes"] };
 const headnode = label("Name of the headnode", "hn1");
@@ -109,15 +110,20 @@ export const headnodeRoutes = (ctx: Context) =>
     })
     .get(
       "/headnode/:headnode/vnc",
-      async ({ caller, params, request }) => {
+      async ({ caller, rights, params, request }) => {
         requireSameSite(request);
-        const port = await headnodes.displayOf(ctx, caller, params.headnode);
+        const port = await headnodes.displayOf(ctx, rights, params.headnode);
         if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") throw validation("This call is a WebSocket.");
         const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
           throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);
         });
-        // The right to it may be taken away meanwhile.
-        tunnel.keepWhile(async () => headnodes.getHeadnode(ctx.db, await callerOf(ctx, request), params.headnode));
+        // The right to it may be gone since the call came, and may be taken away meanwhile.
+        const allowed = async (rights: Promise<Rights>) => headnodes.getHeadnode(ctx.db, await rights, params.headnode);
+        await allowed(caller.rights(ctx.db)).catch((error: unknown) => {
+          tunnel.close();
+          throw error;
+        });
+        tunnel.keepWhile(async () => allowed(identify(ctx, request).then(({ rights }) => rights)));
         const binary =
           request.headers
             .get("sec-websocket-protocol")

@@ -10,7 +10,7 @@ const accessParams = object({ network, project: label("Name of the project", "p1
 
 export const networkRoutes = (ctx: Context) =>
   controller(ctx)
-    .get("/networks", ({ caller }) => networks.listNetworks(ctx.db, caller), {
+    .get("/networks", ({ rights }) => networks.listNetworks(ctx.db, rights), {
       query: nothing,
       response: responses({
         200: t.Record(t.String(), object({ network_id: t.String(), projects: t.Nullable(t.Array(t.String())) }), {
@@ -20,7 +20,7 @@ export const networkRoutes = (ctx: Context) =>
       }),
       detail: { ...detail, summary: "List the networks: all for administrators, else the public ones" },
     })
-    .get("/network/:network", ({ caller, params }) => networks.showNetwork(ctx.db, caller, params.network), {
+    .get("/network/:network", ({ rights, params }) => networks.showNetwork(ctx.db, rights, params.network), {
       params,
       query: nothing,
       response: responses(
@@ -85,7 +85,7 @@ export const networkRoutes = (ctx: Context) =>
     )
     .get(
       "/network/:network/attachments",
-      ({ caller, params, query }) => networks.listAttachments(ctx.db, caller, params.network, query.project),
+      ({ rights, params, query }) => networks.listAttachments(ctx.db, rights, params.network, query.project),
       {
         params,
         query: object({

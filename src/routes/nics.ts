@@ -44,7 +44,7 @@ export const nicRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Queue taking a nic off a network" },
       },
     )
-    .get("/networking_action/:status_id", ({ caller, params }) => showAction(ctx.db, caller, params.status_id), {
+    .get("/networking_action/:status_id", ({ rights, params }) => showAction(ctx.db, rights, params.status_id), {
       params: object({ status_id: label("Id of the action", "0b1d1a2c-8c0e-4b7e-9a3e-0f6d5c1f0a11") }),
       query: nothing,
       response: responses(
@@ -57,7 +57,7 @@ export const nicRoutes = (ctx: Context) =>
               new_network: t.Nullable(t.String({ description: "null when a network goes" })),
               type: t.Union([t.Literal("modify_port"), t.Literal("revert_port")]),
               channel: t.Nullable(t.String()),
-              reason: t.Nullable(t.String({ description: "Why it waits or failed, in the device's own words" })),
+              reason: t.Nullable(t.String({ description: "Why it waits or failed; for administrators in the device's own words" })),
               attempts: t.Integer(),
               next_try: t.Nullable(t.String({ description: "When it is tried again" })),
             },

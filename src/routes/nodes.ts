@@ -16,6 +16,7 @@ const nodeDetails = object(
   {
     name: t.String(),
     project: t.Nullable(t.String({ description: "null for a free node" })),
+    obm_enabled: t.Boolean({ description: "Whether power, boot-device and console calls are allowed" }),
     metadata: t.Record(t.String(), t.String({ description: "The value as JSON text" })),
     nics: t.Array(
       object({
@@ -33,6 +34,7 @@ const nodeDetails = object(
   {
     name: "n1",
     project: "p1",
+    obm_enabled: true,
     metadata: { EK: '"pk"' },
     nics: [
       {
@@ -54,7 +56,7 @@ export const nodeRoutes = (ctx: Context) =>
       response: responses({ 200: names("Nodes, sorted") }),
       detail: { ...detail, summary: "List the free nodes, or all" },
     })
-    .get("/node/:node", async ({ caller, params }) => json(await nodes.showNode(ctx.db, caller, params.node)), {
+    .get("/node/:node", async ({ rights, params }) => json(await nodes.showNode(ctx.db, rights, params.node)), {
       params,
       query: nothing,
       response: responses({ 200: nodeDetails }, 404),
@@ -62,9 +64,9 @@ export const nodeRoutes = (ctx: Context) =>
     })
     .put(
       "/node/:node",
-      ({ caller, params, body }) => {
-        requireAdmin(caller);
-        return nodes.registerNode(ctx, params.node, body.obm, jsonTexts(body.metadata ?? {}));
+      ({ caller, rights, params, body }) => {
+        requireAdmin(rights);
+        return nodes.registerNode(ctx, caller, params.node, body.obm, jsonTexts(body.metadata ?? {}));
       },
       {
         params,
@@ -86,9 +88,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .delete(
       "/node/:node",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return nodes.removeNode(ctx.db, params.node);
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return nodes.removeNode(ctx.db, caller, params.node);
       },
       {
         params,
@@ -100,9 +102,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .put(
       "/node/:node/nic/:nic",
-      ({ caller, params, body }) => {
-        requireAdmin(caller);
-        return nodes.registerNic(ctx.db, params.node, params.nic, body.macaddr);
+      ({ caller, rights, params, body }) => {
+        requireAdmin(rights);
+        return nodes.registerNic(ctx.db, caller, params.node, params.nic, body.macaddr);
       },
       {
         params: nicParams,
@@ -114,9 +116,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .delete(
       "/node/:node/nic/:nic",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return nodes.removeNic(ctx.db, params.node, params.nic);
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return nodes.removeNic(ctx.db, caller, params.node, params.nic);
       },
       {
         params: nicParams,
@@ -128,9 +130,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .put(
       "/node/:node/metadata/:label",
-      ({ caller, params, body }) => {
-        requireAdmin(caller);
-        return nodes.setMetadata(ctx.db, params.node, params.label, JSON.stringify(body.value));
+      ({ caller, rights, params, body }) => {
+        requireAdmin(rights);
+        return nodes.setMetadata(ctx.db, caller, params.node, params.label, JSON.stringify(body.value));
       },
       {
         params: metadataParams,
@@ -142,9 +144,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .delete(
       "/node/:node/metadata/:label",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return nodes.removeMetadata(ctx.db, params.node, params.label);
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return nodes.removeMetadata(ctx.db, caller, params.node, params.label);
       },
       {
         params: metadataParams,
@@ -156,9 +158,9 @@ export const nodeRoutes = (ctx: Context) =>
     )
     .delete(
       "/node/:node/metadata/",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return nodes.removeMetadata(ctx.db, params.node, "");
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return nodes.removeMetadata(ctx.db, caller, params.node, "");
       },
       {
         params,

@@ -1,7 +1,7 @@
 import { t } from "elysia";
 import type { Context } from "../context.ts";
 import { notFound } from "../errors.ts";
-import { enableObm, useConsole, useObm } from "../inventory/nodes.ts";
+import { enableObm, useConsole, useObm } from "../inventory/obm.ts";
 import { controller, empty, label, nothing, object, responses } from "./controller.ts";
 
 const detail = { tags: ["Power and consoles"] };
@@ -61,7 +61,7 @@ export const powerRoutes = (ctx: Context) =>
     .put(
       "/node/:node/boot_device",
       async ({ caller, params, body }) => {
-        const { driver, target } = await useObm(ctx, caller, params.node);
+        const { driver, target } = await useObm(ctx, caller, params.node, body.bootdev);
         await driver.setBootDevice(target, body.bootdev);
       },
       {
@@ -72,11 +72,11 @@ export const powerRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Set the boot device until it is set again" },
       },
     )
-    .put("/node/:node/obm", ({ caller, params, body }) => enableObm(ctx.db, caller, params.node, body.enabled), {
+    .put("/node/:node/obm", ({ caller, params, body }) => enableObm(ctx, caller, params.node, body.enabled), {
       params,
       query: nothing,
       body: object({ enabled: t.Boolean({ examples: [true] }) }),
-      response: responses(empty, 404),
+      response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Allow or forbid power, boot-device and console calls" },
     })
     .put(

@@ -10,25 +10,25 @@ export const projectRoutes = (ctx: Context) =>
   controller(ctx)
     .get(
       "/projects",
-      ({ caller }) => {
-        requireAdmin(caller);
+      ({ rights }) => {
+        requireAdmin(rights);
         return projects.listProjects(ctx.db);
       },
       { query: nothing, response: responses({ 200: names("Projects, sorted") }), detail: { ...detail, summary: "List the projects" } },
     )
     .put(
       "/project/:project",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return projects.createProject(ctx, params.project);
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return projects.createProject(ctx, caller, params.project);
       },
       { params, query: nothing, body: nothing, response: responses(empty, 409), detail: { ...detail, summary: "Create a project" } },
     )
     .delete(
       "/project/:project",
-      ({ caller, params }) => {
-        requireAdmin(caller);
-        return projects.removeProject(ctx.db, params.project);
+      ({ caller, rights, params }) => {
+        requireAdmin(rights);
+        return projects.removeProject(ctx.db, caller, params.project);
       },
       {
         params,
@@ -38,29 +38,29 @@ export const projectRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Delete a project that holds nothing" },
       },
     )
-    .get("/project/:project/nodes", ({ caller, params }) => projects.projectNodes(ctx.db, caller, params.project), {
+    .get("/project/:project/nodes", ({ rights, params }) => projects.projectNodes(ctx.db, rights, params.project), {
       params,
       query: nothing,
       response: responses({ 200: names("Nodes, sorted") }, 404),
       detail: { ...detail, summary: "List a project's nodes" },
     })
-    .get("/project/:project/networks", ({ caller, params }) => projects.projectNetworks(ctx.db, caller, params.project), {
+    .get("/project/:project/networks", ({ rights, params }) => projects.projectNetworks(ctx.db, rights, params.project), {
       params,
       query: nothing,
       response: responses({ 200: names("Networks whose access list names the project, sorted") }, 404),
       detail: { ...detail, summary: "List the networks that a project has access to" },
     })
-    .get("/project/:project/headnodes", ({ caller, params }) => projects.projectHeadnodes(ctx.db, caller, params.project), {
+    .get("/project/:project/headnodes", ({ rights, params }) => projects.projectHeadnodes(ctx.db, rights, params.project), {
       params,
       query: nothing,
       response: responses({ 200: names("Headnodes, sorted") }, 404),
       detail: { ...detail, summary: "List a project's headnodes" },
     })
-    .post("/project/:project/connect_node", ({ caller, params, body }) => projects.connectNode(ctx.db, caller, params.project, body.node), {
+    .post("/project/:project/connect_node", ({ caller, params, body }) => projects.connectNode(ctx, caller, params.project, body.node), {
       params,
       query: nothing,
       body: object({ node: reference("A free node", "n1") }),
-      response: responses(empty, 404, 409),
+      response: responses(empty, 404, 409, 500),
       detail: { ...detail, summary: "Allocate a free node to a project" },
     })
     .post("/project/:project/detach_node", ({ caller, params, body }) => projects.detachNode(ctx, caller, params.project, body.node), {

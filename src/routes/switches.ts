@@ -15,7 +15,7 @@ const portParams = object({ switch: label("Name of the switch", "sw1"), port: po
 /** All of it is for administrators, and says so before anything is looked up. */
 export const switchRoutes = (ctx: Context) =>
   controller(ctx)
-    .onBeforeHandle(({ caller }) => requireAdmin(caller))
+    .onBeforeHandle(({ rights }) => requireAdmin(rights))
     .get("/switches", () => switches.listSwitches(ctx.db), {
       query: nothing,
       response: responses({ 200: names("Switches, sorted") }),
@@ -41,10 +41,10 @@ export const switchRoutes = (ctx: Context) =>
     })
     .put(
       "/switch/:switch",
-      ({ params, body }) => {
+      ({ caller, params, body }) => {
         if ("switch" in body) throw validation("Body: 'switch' is in the path already.");
         const { type, ...settings } = body;
-        return switches.registerSwitch(ctx, params.switch, type, settings);
+        return switches.registerSwitch(ctx, caller, params.switch, type, settings);
       },
       {
         params,
@@ -61,7 +61,7 @@ export const switchRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Register a switch" },
       },
     )
-    .delete("/switch/:switch", ({ params }) => switches.removeSwitch(ctx.db, params.switch), {
+    .delete("/switch/:switch", ({ caller, params }) => switches.removeSwitch(ctx.db, caller, params.switch), {
       params,
       query: nothing,
       body: nothing,
@@ -81,14 +81,14 @@ export const switchRoutes = (ctx: Context) =>
       ),
       detail: { ...detail, summary: "Show what is plugged into a port, and its networks" },
     })
-    .put("/switch/:switch/port/:port", ({ params }) => switches.registerPort(ctx, params.switch, params.port), {
+    .put("/switch/:switch/port/:port", ({ caller, params }) => switches.registerPort(ctx, caller, params.switch, params.port), {
       params: portParams,
       query: nothing,
       body: nothing,
       response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Register a port" },
     })
-    .delete("/switch/:switch/port/:port", ({ params }) => switches.removePort(ctx.db, params.switch, params.port), {
+    .delete("/switch/:switch/port/:port", ({ caller, params }) => switches.removePort(ctx.db, caller, params.switch, params.port), {
       params: portParams,
       query: nothing,
       body: nothing,
@@ -97,7 +97,7 @@ export const switchRoutes = (ctx: Context) =>
     })
     .post(
       "/switch/:switch/port/:port/connect_nic",
-      ({ params, body }) => switches.connectNic(ctx.db, params.switch, params.port, body.node, body.nic),
+      ({ caller, params, body }) => switches.connectNic(ctx.db, caller, params.switch, params.port, body.node, body.nic),
       {
         params: portParams,
         query: nothing,
@@ -106,7 +106,7 @@ export const switchRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Record which nic is plugged into a port" },
       },
     )
-    .post("/switch/:switch/port/:port/detach_nic", ({ params }) => switches.detachNic(ctx.db, params.switch, params.port), {
+    .post("/switch/:switch/port/:port/detach_nic", ({ caller, params }) => switches.detachNic(ctx.db, caller, params.switch, params.port), {
       params: portParams,
       query: nothing,
       body: nothing,
@@ -116,7 +116,7 @@ export const switchRoutes = (ctx: Context) =>
     .post(
       "/switch/:switch/port/:port/revert",
       async ({ caller, params, query, status }) => {
-        const change = reversion(params.switch, params.port);
+        const change = reversion(caller, params.switch, params.port);
         if (query.dry_run === "true") return planChange(ctx, caller, change);
         return status(202, { status_id: await queueChange(ctx, change) });
       },
@@ -128,14 +128,14 @@ export const switchRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Queue taking a port off every network" },
       },
     )
-    .post("/switch/:switch/port/:port/trust", ({ params }) => switches.trustPort(ctx, params.switch, params.port), {
+    .post("/switch/:switch/port/:port/trust", ({ caller, params }) => switches.trustPort(ctx, caller, params.switch, params.port), {
       params: portParams,
       query: nothing,
       body: nothing,
       response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Declare a suspect port good, without reading it back" },
     })
-    .delete("/switch/:switch/host_key", ({ params }) => switches.forgetHostKey(ctx.db, params.switch), {
+    .delete("/switch/:switch/host_key", ({ caller, params }) => switches.forgetHostKey(ctx.db, caller, params.switch), {
       params,
       query: nothing,
       body: nothing,

@@ -11,7 +11,7 @@ const membership = { params, query: nothing, body: object({ project: reference("
 /** For the database backend only. All of it is for administrators. */
 export const userRoutes = (ctx: Context) =>
   controller(ctx)
-    .onBeforeHandle(({ caller }) => requireAdmin(caller))
+    .onBeforeHandle(({ rights }) => requireAdmin(rights))
     .get("/auth/basic/users", () => users.listUsers(ctx.db), {
       query: nothing,
       response: responses({
@@ -21,17 +21,21 @@ export const userRoutes = (ctx: Context) =>
       }),
       detail: { ...detail, summary: "List the users" },
     })
-    .put("/auth/basic/user/:user", ({ params, body }) => users.createUser(ctx.db, params.user, body.password, body.is_admin ?? false), {
-      params,
-      query: nothing,
-      body: object({
-        password: t.String({ maxLength: 4096, examples: ["secret"] }),
-        is_admin: t.Optional(t.Boolean({ examples: [false] })),
-      }),
-      response: responses(empty, 409),
-      detail: { ...detail, summary: "Create a user" },
-    })
-    .delete("/auth/basic/user/:user", ({ params }) => users.removeUser(ctx.db, params.user), {
+    .put(
+      "/auth/basic/user/:user",
+      ({ caller, params, body }) => users.createUser(ctx.db, caller, params.user, body.password, body.is_admin ?? false),
+      {
+        params,
+        query: nothing,
+        body: object({
+          password: t.String({ maxLength: 4096, examples: ["secret"] }),
+          is_admin: t.Optional(t.Boolean({ examples: [false] })),
+        }),
+        response: responses(empty, 409),
+        detail: { ...detail, summary: "Create a user" },
+      },
+    )
+    .delete("/auth/basic/user/:user", ({ caller, params }) => users.removeUser(ctx.db, caller, params.user), {
       params,
       query: nothing,
       body: nothing,
@@ -45,13 +49,21 @@ export const userRoutes = (ctx: Context) =>
       response: responses(empty, 404, 409),
       detail: { ...detail, summary: "Make another user an administrator, or a regular user" },
     })
-    .post("/auth/basic/user/:user/add_project", ({ params, body }) => users.addUserToProject(ctx.db, params.user, body.project), {
-      ...membership,
-      response: responses(empty, 404, 409),
-      detail: { ...detail, summary: "Make a user a member of a project" },
-    })
-    .post("/auth/basic/user/:user/remove_project", ({ params, body }) => users.removeUserFromProject(ctx.db, params.user, body.project), {
-      ...membership,
-      response: responses(empty, 404),
-      detail: { ...detail, summary: "End a user's membership of a project" },
-    });
+    .post(
+      "/auth/basic/user/:user/add_project",
+      ({ caller, params, body }) => users.addUserToProject(ctx.db, caller, params.user, body.project),
+      {
+        ...membership,
+        response: responses(empty, 404, 409),
+        detail: { ...detail, summary: "Make a user a member of a project" },
+      },
+    )
+    .post(
+      "/auth/basic/user/:user/remove_project",
+      ({ caller, params, body }) => users.removeUserFromProject(ctx.db, caller, params.user, body.project),
+      {
+        ...membership,
+        response: responses(empty, 404),
+        detail: { ...detail, summary: "End a user's membership of a project" },
+      },
+    );

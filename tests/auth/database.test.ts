@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { anonymous, type Authenticator } from "../../src/auth/caller.ts";
+import { administrator, anonymous, type Authenticator } from "../../src/auth/caller.ts";
 import { databaseAuthenticator, hashPassword } from "../../src/auth/database.ts";
 import { openDatabase } from "../../src/db/open.ts";
 import { CredentialsError } from "../../src/errors.ts";
@@ -21,7 +21,7 @@ const delays = () => naps.mock.calls.map(([ms]) => Number(ms)).filter((ms) => ms
 
 async function begin(kind: (typeof databases)[number] = "sqlite", more = ""): Promise<void> {
   service = await startService(kind, { auth: "database", more });
-  await createUser(service.ctx.db, "root", "root-pw", true);
+  await createUser(service.ctx.db, administrator, "root", "root-pw", true);
   verifications = spyOn(Bun.password, "verify");
   naps = spyOn(Bun, "sleep").mockImplementation(async () => {});
 }
@@ -68,11 +68,11 @@ describe("the header", () => {
 
   test("a password is compared to its last character", async () => {
     const long = "p".repeat(3000);
-    await createUser(service.ctx.db, "u", `${long}a`, false);
+    await createUser(service.ctx.db, administrator, "u", `${long}a`, false);
     expect((await get(basic("u", `${long}a`))).status).toBe(200);
     refused(await get(basic("u", `${long}b`)));
     refused(await get(basic("u", long)));
-    await createUser(service.ctx.db, "nul", "before\0after", false);
+    await createUser(service.ctx.db, administrator, "nul", "before\0after", false);
     expect((await get(basic("nul", "before\0after"))).status).toBe(200);
     refused(await get(basic("nul", "before")));
   });
@@ -180,7 +180,10 @@ describe.each(databases)("a change of a user counts at once, on %s", (kind) => {
     const other = await openDatabase(service.ctx.config.databaseUri);
     try {
       const elsewhere = databaseAuthenticator(other, true);
-      expect(await elsewhere.authenticate(alice, "127.0.0.1")).toMatchObject({ user: "alice", isAdmin: true });
+      expect(await elsewhere.authenticate(alice, "127.0.0.1")).toMatchObject({
+        caller: { user: { label: "alice" } },
+        rights: { isAdmin: true },
+      });
       await other.updateTable("users").set({ is_admin: 0 }).where("label", "=", "alice").execute();
       expect((await get(alice, "/projects")).status).toBe(401);
       await other
@@ -193,8 +196,11 @@ describe.each(databases)("a change of a user counts at once, on %s", (kind) => {
       await other.deleteFrom("users").where("label", "=", "alice").execute();
       refused(await get(basic("alice", "new")));
       await expect((async () => elsewhere.authenticate(basic("alice", "new"), "127.0.0.1"))()).rejects.toBeInstanceOf(CredentialsError);
-      await createUser(other, "alice", "pw", false);
-      expect(await elsewhere.authenticate(alice, "127.0.0.1")).toMatchObject({ user: "alice", isAdmin: false });
+      await createUser(other, administrator, "alice", "pw", false);
+      expect(await elsewhere.authenticate(alice, "127.0.0.1")).toMatchObject({
+        caller: { user: { label: "alice" } },
+        rights: { isAdmin: false },
+      });
       expect((await get(alice)).status).toBe(200);
     } finally {
       await other.destroy();
@@ -261,7 +267,7 @@ describe("guesses", () => {
     expect(delays()).toEqual([100]);
     // A bystander: another account from another address.
     naps.mockClear();
-    expect(await authenticator.authenticate(root, "10.0.2.1")).toMatchObject({ user: "root" });
+    expect(await authenticator.authenticate(root, "10.0.2.1")).toMatchObject({ caller: { user: { label: "root" } } });
     expect(delays()).toEqual([]);
   });
 
@@ -288,7 +294,7 @@ describe("guesses", () => {
     expect(all.filter((type) => type === "AuthorizationError").length).toBe(102);
     // The queue is empty again.
     verifications.mockRestore();
-    expect(await authenticator.authenticate(root, "10.2.0.1")).toMatchObject({ user: "root" });
+    expect(await authenticator.authenticate(root, "10.2.0.1")).toMatchObject({ caller: { user: { label: "root" } } });
   });
 });
 

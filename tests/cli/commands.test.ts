@@ -62,6 +62,8 @@ const published: [argv: string, method: string, path: string, body?: unknown][] 
   ["node_power_off n1", "POST", "/node/n1/power_off"],
   ["node_power_status n1", "GET", "/node/n1/power_status"],
   ["node_set_bootdev n1 pxe", "PUT", "/node/n1/boot_device", { bootdev: "pxe" }],
+  ["node_set_obm n1 disabled", "PUT", "/node/n1/obm", { enabled: false }],
+  ["node_set_obm n1 enabled", "PUT", "/node/n1/obm", { enabled: true }],
   ["node_connect_network n1 nic1 net", "POST", "/node/n1/nic/nic1/connect_network", { network: "net" }],
   ["node_connect_network n1 nic1 net vlan/100", "POST", "/node/n1/nic/nic1/connect_network", { network: "net", channel: "vlan/100" }],
   ["node_detach_network n1 nic1 net", "POST", "/node/n1/nic/nic1/detach_network", { network: "net" }],

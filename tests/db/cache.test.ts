@@ -56,7 +56,7 @@ describe.each(databases)("reads on %s", (kind) => {
   test("cabling is for administrators, also the second time", async () => {
     const { nics } = await service.ok("GET", "/node/n1");
     expect(nics[0]).toMatchObject({ port: "p1", switch: "sw" });
-    const member = { user: "u", isAdmin: false, projects: new Set<number>() };
+    const member = { isAdmin: false, projects: new Set<number>() };
     const { showNode } = await import("../../src/inventory/nodes.ts");
     expect(JSON.parse(await showNode(service.ctx.db, member, "n1")).nics[0]).toEqual({
       label: "nic",

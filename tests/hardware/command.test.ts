@@ -1,5 +1,11 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { CommandError, failureSentence, redact, runCommand } from "../../src/hardware/command.ts";
+import { isRunning } from "../support/processes.ts";
+import { scratch } from "../support/service.ts";
+import { untilWithin } from "../support/until.ts";
+
+const until = untilWithin(20_000);
 
 const bounds = { timeoutMs: 10_000, maxOutputBytes: 65_536 };
 
@@ -48,6 +54,30 @@ describe("runCommand", () => {
       .text()
       .catch(() => "gone");
     expect(state === "gone" || / Z /.test(state)).toBe(true);
+  });
+
+  test.each(["SIGKILL", "SIGSTOP"] as const)("ends what may not outlive its time, after a %s of this program", async (signal) => {
+    const { path, remove } = scratch();
+    const file = join(path, "pid");
+    const module = join(import.meta.dir, "../../src/hardware/command.ts");
+    const argv = ["sh", "-c", `echo $$ > ${file}; exec sleep 60`];
+    const options = JSON.stringify({ argv, timeoutMs: 1_000, maxOutputBytes: 1, endsAnyway: true });
+    const haas = Bun.spawn([process.execPath, "-e", `require(${JSON.stringify(module)}).runCommand(${options})`]);
+    try {
+      const pid = async () =>
+        Number(
+          await Bun.file(file)
+            .text()
+            .catch(() => ""),
+        ) || null;
+      await until("it runs", async () => (await pid()) !== null);
+      haas.kill(signal);
+      await until("it is ended", async () => !isRunning((await pid())!));
+    } finally {
+      haas.kill("SIGKILL");
+      await haas.exited;
+      remove();
+    }
   });
 
   test("resolves although a grandchild in another session keeps the pipe open", async () => {

@@ -45,11 +45,11 @@ describe("a real BMC", () => {
   test("a call that waited asks once more before it touches the node", async () => {
     await ipmi.powerOn(bmc);
     const before = await bmc.calls();
-    const confirm = async () => Promise.reject(new HaasError("BlockedError", "the node changed hands"));
+    const command = async () => Promise.reject(new HaasError("BlockedError", "the node changed hands"));
     const answers = await Promise.allSettled([
       ipmi.powerStatus(bmc),
-      ipmi.powerOff({ ...bmc, confirm }),
-      ipmi.setBootDevice({ ...bmc, confirm }, "disk"),
+      ipmi.powerOff({ ...bmc, command }),
+      ipmi.setBootDevice({ ...bmc, command }, "disk"),
     ]);
     expect(answers.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "rejected"]);
     expect((await bmc.calls()).slice(before.length).filter((call) => /boot (disk|default)|shutdown/.test(call))).toEqual([]);
@@ -169,7 +169,7 @@ describe("a BMC that does not answer", () => {
   test("fails in bounded time, and the password is in no process list", async () => {
     await withSilentHost(async (host) => {
       const started = performance.now();
-      const call = failure(ipmi.powerStatus({ host, user: "admin", password: "proc-secret-70c5" }));
+      const call = failure(ipmi.powerStatus({ ...bmc, host, password: "proc-secret-70c5" }));
       await Bun.sleep(500);
       const lines = await commandLines();
       expect(lines.some((line) => line.includes("ipmitool") && line.includes("127.0.0.1"))).toBe(true);
@@ -252,7 +252,7 @@ echo "Chassis Power is on"
   await chmod(join(place, "ipmitool"), 0o755);
   const path = process.env["PATH"];
   process.env["PATH"] = `${place}:${path}`;
-  const target = { host: "10.0.0.1", user: "admin", password };
+  const target = { host: "10.0.0.1", user: "admin", password, command: bmc.command };
   try {
     await Promise.all(
       [undefined, "0X82", "132@7"].map((system) => ipmi.powerStatus(system === undefined ? target : { ...target, system })),

@@ -233,7 +233,7 @@ describe("a step that fails is undone, and says why", () => {
 
   test("an image that is not on the hypervisor", async () => {
     await fresh("h1", "not-there");
-    expect(await alice.refused("headnode_start", "h1")).toContain("'not-there' is not on the hypervisor");
+    expect(await admin.refused("headnode_start", "h1")).toContain("'not-there' is not on the hypervisor");
     await isAsBefore("h1");
     await gone("h1");
   });
@@ -247,7 +247,7 @@ describe("a step that fails is undone, and says why", () => {
     writeFileSync(edited, xml.replace(`${images}/too-big.qcow2`, `${small}/too-big.raw`).replace("type='qcow2'", "type='raw'"));
     await lab.virsh("define", edited);
     await fresh("h2", "too-big");
-    expect(await alice.refused("headnode_start", "h2")).toMatch(/cloning 'too-big'.*(not enough free space|No space left)/);
+    expect(await admin.refused("headnode_start", "h2")).toMatch(/cloning 'too-big'.*(not enough free space|No space left)/);
     await isAsBefore("h2");
     await gone("h2");
   }, 60_000);
@@ -257,11 +257,11 @@ describe("a step that fails is undone, and says why", () => {
     const xml = join(home.path, "taken.xml");
     writeFileSync(xml, `<domain type='qemu'><name>headnode-${uuid}</name><memory>8192</memory><os><type>hvm</type></os></domain>`);
     await lab.virsh("define", xml);
-    expect(await alice.refused("headnode_start", "h3")).toContain(`'headnode-${uuid}' exists already, and haas did not make it`);
+    expect(await admin.refused("headnode_start", "h3")).toContain(`'headnode-${uuid}' exists already, and haas did not make it`);
     expect(await machines()).toEqual([`headnode-${uuid}`]);
     await lab.virsh("undefine", `headnode-${uuid}`);
     writeFileSync(join(images, `headnode-${uuid}-vda.qcow2`), "somebody's");
-    expect(await alice.refused("headnode_start", "h3")).toContain("exists already, and haas did not make it");
+    expect(await admin.refused("headnode_start", "h3")).toContain("exists already, and haas did not make it");
     expect(readFileSync(join(images, `headnode-${uuid}-vda.qcow2`), "utf8")).toBe("somebody's");
     rmSync(join(images, `headnode-${uuid}-vda.qcow2`));
     await isAsBefore("h3");
@@ -270,7 +270,7 @@ describe("a step that fails is undone, and says why", () => {
 
   test("a network whose bridge is not there", async () => {
     await fresh("h4", "base-headnode", "bridgeless");
-    expect(await alice.refused("headnode_start", "h4")).toMatch(/'br-vlan102'.*haas create_bridges/);
+    expect(await admin.refused("headnode_start", "h4")).toMatch(/'br-vlan102'.*haas create_bridges/);
     await isAsBefore("h4");
     await gone("h4");
   }, 60_000);
@@ -278,14 +278,14 @@ describe("a step that fails is undone, and says why", () => {
   test("a hypervisor that is down, before and in the middle", async () => {
     await fresh("h5");
     await lab.kill();
-    expect(await alice.refused("headnode_start", "h5")).toContain("The hypervisor 'qemu:///system' can't be reached");
+    expect(await admin.refused("headnode_start", "h5")).toContain("The hypervisor 'qemu:///system' can't be reached");
     await lab.start();
     await isAsBefore("h5");
     // Made, started, and then out of sight.
     await alice.ok("headnode_start", "h5");
     await lab.kill();
     expect(await alice.show("h5")).toMatchObject({ state: "unknown", vncport: null });
-    expect(await alice.refused("headnode_delete", "h5")).toContain("can't be reached");
+    expect(await admin.refused("headnode_delete", "h5")).toContain("can't be reached");
     await lab.start();
     expect(await alice.show("h5")).toMatchObject({ state: "on" });
     await gone("h5");
@@ -296,7 +296,7 @@ describe("a step that fails is undone, and says why", () => {
     async (word) => {
       await fresh("h6");
       plan(word, "fail");
-      expect(await alice.refused("headnode_start", "h6")).toContain(`planted: ${word}`);
+      expect(await admin.refused("headnode_start", "h6")).toContain(`planted: ${word}`);
       unplan();
       // Where the same command is part of undoing, the next call does it.
       if ((await alice.show("h6")).state === "half-made") await alice.ok("headnode_edit", "h6");
@@ -314,7 +314,7 @@ describe("a step that fails is undone, and says why", () => {
     // Not the one of stopping, which has --disable.
     plan("autostart", "fail");
     writeFileSync(join(plans, "--disable"), "pass");
-    expect(await alice.refused("headnode_start", "h9")).toContain("planted: autostart");
+    expect(await admin.refused("headnode_start", "h9")).toContain("planted: autostart");
     unplan();
     expect(await alice.show("h9")).toMatchObject({ state: "off", editable: false, vncport: null });
     await gone("h9");
@@ -326,7 +326,7 @@ describe("a step that fails is undone, and says why", () => {
       await fresh("h7");
       await alice.ok("headnode_start", "h7");
       plan(word, "fail");
-      expect(await alice.refused("headnode_delete", "h7")).toContain(`planted: ${word}`);
+      expect(await admin.refused("headnode_delete", "h7")).toContain(`planted: ${word}`);
       unplan();
       await gone("h7");
     },
@@ -355,9 +355,9 @@ describe("what happens behind the back of haas is noticed", () => {
   test("a machine that was stopped, and one that was removed", async () => {
     await fresh("hb");
     await alice.ok("headnode_start", "hb");
-    const { uuid } = await alice.show("hb");
+    const { uuid } = await admin.show("hb");
     await lab.virsh("destroy", `headnode-${uuid}`);
-    expect(await alice.show("hb")).toMatchObject({
+    expect(await admin.show("hb")).toMatchObject({
       state: "off",
       vncport: null,
       reason: expect.stringContaining("not haas that stopped it; the hypervisor says: shut off (destroyed)"),
@@ -368,7 +368,7 @@ describe("what happens behind the back of haas is noticed", () => {
     // It is on no network now, and so is not what a start of ours would make of it.
     await lab.virsh("start", `headnode-${uuid}`);
     expect(await alice.show("hb")).toMatchObject({ state: "on", reason: "It was not haas that started it." });
-    expect(await alice.refused("headnode_start", "hb")).toContain("should be on; stop it, and start it again");
+    expect(await admin.refused("headnode_start", "hb")).toContain("should be on; stop it, and start it again");
     await alice.ok("headnode_stop", "hb");
     await lab.virsh("undefine", `headnode-${uuid}`, "--storage", "vda");
     expect(await alice.show("hb")).toMatchObject({ state: "lost", reason: expect.stringContaining("is gone") });

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { administrator } from "../../src/auth/caller.ts";
 import { createUser } from "../../src/inventory/users.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { untilWithin } from "../support/until.ts";
@@ -101,7 +102,7 @@ describe.each(databases)("names on %s", (kind) => {
   };
   beforeAll(async () => {
     service = await startService(kind, { auth: "database" });
-    await createUser(service.ctx.db, "root", "root-secret-3b1c", true);
+    await createUser(service.ctx.db, administrator, "root", "root-secret-3b1c", true);
     await ok("PUT", "/project/shelf");
     for (const name of ["shelf", "other"]) {
       await ok("PUT", `/node/${name}`, { obm: mockObm });
@@ -263,7 +264,7 @@ describe.each(databases)("two servers and their administrators, on %s", (kind) =
     place = scratch();
     const uri = await freshUri(kind, place.path);
     const first = await startService(kind, { uri, auth: "database" });
-    for (const name of ["a", "b"]) await createUser(first.ctx.db, name, "pw", true);
+    for (const name of ["a", "b"]) await createUser(first.ctx.db, administrator, name, "pw", true);
     await first.ctx.db.insertInto("project").values({ label: "Admin" }).execute();
     await first.stop();
     servers = await Promise.all([0, 1].map(() => startServer({ kind, uri, auth: "database", networks: false })));

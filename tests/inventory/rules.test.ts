@@ -41,7 +41,13 @@ describe.each(databases)("the inventory on %s", (kind) => {
 
   test("nodes: registration, details, and what keeps one from being deleted", async () => {
     await ok("PUT", "/node/n", { obm: mockObm, metadata: { EK: "pk", big: 1 } });
-    expect(await ok("GET", "/node/n")).toEqual({ name: "n", project: null, nics: [], metadata: { EK: '"pk"', big: "1" } });
+    expect(await ok("GET", "/node/n")).toEqual({
+      name: "n",
+      project: null,
+      obm_enabled: true,
+      nics: [],
+      metadata: { EK: '"pk"', big: "1" },
+    });
     await refused("PUT", "/node/n", { obm: mockObm }, 409, "DuplicateError");
     await refused("PUT", "/node/m", { obm: { ...mockObm, type: "nonsense" } }, 400, "BadArgumentError");
     await refused("PUT", "/node/m", { obm: { type: mockObm.type, host: "h", user: "u" } }, 400, "BadArgumentError");

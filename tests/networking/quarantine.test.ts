@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { administrator } from "../../src/auth/caller.ts";
 import { emptyPort } from "../../src/hardware/switches/driver.ts";
 import { switchTypePrefix } from "../../src/hardware/switches/index.ts";
 import { startConsole } from "../sim/console.ts";
@@ -173,8 +174,8 @@ test("a project learns that its change waits, but not how haas logs in to the sw
   const call = async (who: Record<string, string>, method: string, path: string, body?: unknown) => service.call(method, path, body, who);
   try {
     const { createUser } = await import("../../src/inventory/users.ts");
-    await createUser(service.ctx.db, "admin", secrets.admin, true);
-    await createUser(service.ctx.db, "alice", secrets.alice, false);
+    await createUser(service.ctx.db, administrator, "admin", secrets.admin, true);
+    await createUser(service.ctx.db, administrator, "alice", secrets.alice, false);
     const [admin, alice] = [as("admin", secrets.admin), as("alice", secrets.alice)];
     const setup: [string, string, unknown?][] = [
       ["PUT", "/project/p"],

@@ -400,6 +400,7 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["foreign key", "headnode(project_id)", "update headnode set project_id = 99"],
     ["foreign key", "hnic(headnode_id)", "insert into hnic (headnode_id, label) values (99, 'e')"],
     ["foreign key", "hnic(network_id)", "delete from network where label = 'b'"],
+    ["foreign key", "obm_command(node_id)", "insert into obm_command (node_id, ends_by) values (99, 0)"],
   ];
 
   test.each(attacks)("a %s of %s: %s", async (what, _, statement) => {

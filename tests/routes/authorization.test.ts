@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { sql } from "kysely";
+import { administrator } from "../../src/auth/caller.ts";
 import { createUser } from "../../src/inventory/users.ts";
 import { type Answer, mockObm, mockSwitch, type Service, startService } from "../support/service.ts";
 
@@ -277,7 +278,7 @@ let document: Record<string, Record<string, unknown>>;
 const pool = "[haas.ext.network_allocators.vlan_pool]\nvlans = 1-4094";
 
 async function populate(into: Service): Promise<void> {
-  for (const role of roles) if (role !== "anonymous") await createUser(into.ctx.db, role, password(role), role === "admin");
+  for (const role of roles) if (role !== "anonymous") await createUser(into.ctx.db, administrator, role, password(role), role === "admin");
   const ok = caller(into);
   for (const project of ["p", "q", "third"]) await ok("PUT", `/project/${project}`);
   await ok("POST", "/auth/basic/user/member/add_project", { project: "p" });

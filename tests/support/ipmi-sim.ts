@@ -8,6 +8,8 @@ export interface Bmc {
   readonly host: string;
   readonly user: string;
   readonly password: string;
+  /** As a driver's target has it: everything is permitted. */
+  command<T>(run: () => Promise<T>): Promise<T>;
   /** What the chassis was asked for, in order: `get power`, `set boot pxe`. */
   calls(): Promise<string[]>;
   /** The id of the process that is the running machine, or null when it is off. */
@@ -51,6 +53,7 @@ export async function startBmc({ dir, name, port, user, password, chassisProgram
     host: `127.0.0.1:${port}`,
     user,
     password,
+    command: (run) => run(),
     machine,
     calls: async () => (await read("calls.log")).split("\n").filter((line) => line !== ""),
     async stop() {

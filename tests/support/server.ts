@@ -44,6 +44,8 @@ export interface ServerOptions {
   env?: Readonly<Record<string, string>>;
   /** Where it runs, and keeps what outlives it, instead of a scratch directory. */
   directory?: string;
+  /** A directory in which it looks for programs first. */
+  programs?: string;
 }
 
 const running = new Set<Bun.Subprocess>();
@@ -66,6 +68,7 @@ export async function startServer({
   binary,
   env = {},
   directory,
+  programs,
 }: ServerOptions): Promise<ServerProcess> {
   const { path, remove } = directory === undefined ? scratch() : { path: directory, remove: () => {} };
   const file = join(path, "haas.cfg");
@@ -81,7 +84,12 @@ export async function startServer({
     [...(binary === undefined ? program() : [binary]), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])],
     {
       cwd: path,
-      env: { PATH: process.env.PATH ?? "", HOME: mkdtempSync(join(path, "home-")), TMPDIR: temporary, ...env },
+      env: {
+        PATH: [...(programs === undefined ? [] : [programs]), process.env.PATH ?? ""].join(":"),
+        HOME: mkdtempSync(join(path, "home-")),
+        TMPDIR: temporary,
+        ...env,
+      },
       stdin: "ignore",
       stdout: "ignore",
       stderr: Bun.file(stderr),

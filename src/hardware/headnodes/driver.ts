@@ -15,7 +15,14 @@ export interface HeadnodeTarget {
   readonly interfaces: readonly HeadnodeInterface[];
   /** At most 8 characters: VNC takes no more. */
   readonly vncPassword: string;
+  /** Awaited before each command that changes or destroys something: rejects when the caller lost the right to it, or as `confirmHeld`. */
+  confirm(): Promise<void>;
+  /** Rejects when this call has the headnode no more: its process was stopped, and another call took it over. */
+  confirmHeld(): Promise<void>;
 }
+
+/** Undoing what failed is haas's own act, and asks for nobody's right. */
+export const unasked = (headnode: HeadnodeTarget): HeadnodeTarget => ({ ...headnode, confirm: () => headnode.confirmHeld() });
 
 /** What the hypervisor says of a virtual machine. */
 export type MachineState =

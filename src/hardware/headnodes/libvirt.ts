@@ -3,7 +3,7 @@ import { dirname, extname, join } from "node:path";
 import { HeadnodeError, messageOf, quote } from "../../errors.ts";
 import { CommandError, type CommandResult, lastLine, redact, runCommand } from "../command.ts";
 import { Domain, type Interface, type Join } from "./domain.ts";
-import { HalfMadeError, type HeadnodeDriver, type HeadnodeTarget, type MachineState } from "./driver.ts";
+import { HalfMadeError, type HeadnodeDriver, type HeadnodeTarget, type MachineState, unasked } from "./driver.ts";
 
 /**
  * Headnodes as virtual machines of libvirt, through `virsh` and `virt-clone`. Facts from their manuals, or measured with
@@ -37,6 +37,12 @@ export function libvirt(settings: LibvirtSettings): HeadnodeDriver {
 
 const machineName = (headnode: HeadnodeTarget): string => `headnode-${headnode.uuid}`;
 
+interface VirshOptions {
+  unless?: RegExp;
+  stdin?: string;
+  secrets?: readonly string[];
+}
+
 class Libvirt implements HeadnodeDriver {
   readonly name = "libvirt";
   readonly displaysElsewhere: string | null;
@@ -60,7 +66,7 @@ class Libvirt implements HeadnodeDriver {
     try {
       await this.#clone(headnode, copies);
     } catch (error) {
-      await this.remove(headnode).catch((undoing: unknown) => {
+      await this.remove(unasked(headnode)).catch((undoing: unknown) => {
         throw new HalfMadeError(`${messageOf(error)} What there is of it could not be removed: ${messageOf(undoing)}`, { cause: error });
       });
       throw error;
@@ -68,6 +74,7 @@ class Libvirt implements HeadnodeDriver {
   }
 
   async #clone(headnode: HeadnodeTarget, copies: readonly string[]): Promise<void> {
+    await headnode.confirm();
     const files = copies.flatMap((file) => ["--file", file]);
     const argv = ["virt-clone", "--connect", this.settings.endpoint, "--quiet", "--original", headnode.baseImage] as const;
     const result = await this.#run(headnode, [...argv, "--name", machineName(headnode), ...files], { timeoutMs: cloneTimeoutMs });
@@ -89,11 +96,12 @@ class Libvirt implements HeadnodeDriver {
       domain,
       headnode.interfaces.map((one, i) => ({ mac: macOf(headnode, one.label), card, join: joins[i]! })),
     );
-    await this.#virsh(headnode, ["start", name]);
     try {
+      await this.#change(headnode, ["start", name]);
       await this.#confirm(headnode, joins, ", so it was stopped again");
     } catch (error) {
-      await this.stop(headnode);
+      // Also when it did not start: its networks may be given up before anybody else starts it.
+      await this.stop(unasked(headnode));
       throw error;
     }
   }
@@ -104,15 +112,15 @@ class Libvirt implements HeadnodeDriver {
     const actual = (await this.#describe(headnode, name))?.joins;
     if (JSON.stringify(actual) !== JSON.stringify(joins))
       throw this.#failure(headnode, `its interfaces are not on the networks that they should be on${advice}`);
-    await this.#virsh(headnode, ["autostart", name]);
+    await this.#change(headnode, ["autostart", name]);
   }
 
   async stop(headnode: HeadnodeTarget): Promise<void> {
     const name = machineName(headnode);
     const { kind } = await this.state(headnode);
     if (kind === "absent") return;
-    if (kind === "on") await this.#virsh(headnode, ["destroy", name], { unless: /domain is not running/i });
-    await this.#virsh(headnode, ["autostart", "--disable", name]);
+    if (kind === "on") await this.#change(headnode, ["destroy", name], { unless: /domain is not running/i });
+    await this.#change(headnode, ["autostart", "--disable", name]);
     // Its networks may be given up, and their VLANs be somebody else's, before it is started again, by whomever.
     const domain = await this.#describe(headnode, name, "--inactive");
     if (domain !== null && domain.joins.length > 0) await this.#define(headnode, domain, []);
@@ -124,7 +132,7 @@ class Libvirt implements HeadnodeDriver {
     domain.interfaces = interfaces;
     domain.vncPassword = headnode.vncPassword;
     // From standard input: a file or an argument would show the password.
-    await this.#virsh(headnode, ["define", "/dev/stdin"], { stdin: domain.toString(), secrets: [headnode.vncPassword] });
+    await this.#change(headnode, ["define", "/dev/stdin"], { stdin: domain.toString(), secrets: [headnode.vncPassword] });
   }
 
   async remove(headnode: HeadnodeTarget): Promise<void> {
@@ -132,8 +140,8 @@ class Libvirt implements HeadnodeDriver {
     await this.stop(headnode);
     // Not --remove-all-storage: that would also remove what the image shares with others, such as a CD-ROM.
     const flags = ["--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram"];
-    await this.#virsh(headnode, ["undefine", name, ...flags], { unless: noDomain });
-    for (const path of await this.#volumes(headnode)) await this.#virsh(headnode, ["vol-delete", path], { unless: noVolume });
+    await this.#change(headnode, ["undefine", name, ...flags], { unless: noDomain });
+    for (const path of await this.#volumes(headnode)) await this.#change(headnode, ["vol-delete", path], { unless: noVolume });
     const [left] = await this.#volumes(headnode);
     if (left !== undefined) throw this.#failure(headnode, `its volume ${quote(left)} is still there`);
   }
@@ -178,11 +186,17 @@ class Libvirt implements HeadnodeDriver {
     }
   }
 
+  /** `#virsh` for what changes or destroys something. */
+  async #change(headnode: HeadnodeTarget, command: readonly [string, ...string[]], more: VirshOptions = {}): Promise<void> {
+    await headnode.confirm();
+    await this.#virsh(headnode, command, more);
+  }
+
   /** What virsh prints; null when it fails with words that match `unless`. */
   async #virsh(
     headnode: HeadnodeTarget,
     command: readonly [string, ...string[]],
-    { unless, stdin, secrets = [] }: { unless?: RegExp; stdin?: string; secrets?: readonly string[] } = {},
+    { unless, stdin, secrets = [] }: VirshOptions = {},
   ): Promise<string | null> {
     const argv = ["virsh", "--quiet", "--connect", this.settings.endpoint, ...command] as const;
     const result = await this.#run(headnode, argv, { timeoutMs: commandTimeoutMs, ...(stdin !== undefined && { stdin }) });

@@ -2,15 +2,24 @@ import type { TObject } from "@sinclair/typebox";
 
 export type PowerStatus = "on" | "off";
 
-/** How to reach one node's BMC. `host` may carry a port: `host:port`. */
-export interface ObmTarget {
+/** How to reach one node's BMC, as it was registered. `host` may carry a port: `host:port`. */
+export interface BmcAddress {
   readonly host: string;
   readonly user: string;
   readonly password: string;
   /** Which of the systems behind the BMC, where several share one. */
   readonly system?: string;
-  /** Rejects when the caller may not use the node any more. A driver that makes calls wait asks when their turn comes. */
-  readonly confirm?: () => Promise<void>;
+  /** What the node boots from when somebody gets it. Without it: nothing in particular. */
+  readonly bootdev?: string;
+}
+
+export interface ObmTarget extends BmcAddress {
+  /**
+   * Everything that is sent to the BMC goes through this, each command by itself and each try of it anew: it rejects, and
+   * runs nothing, when the caller may not use the node any more. `run` sends before it awaits anything, and ends within
+   * the driver's `commandTimeoutMs`; until then nobody else gets the node.
+   */
+  command<T>(run: () => Promise<T>): Promise<T>;
 }
 
 /** The serial console of a node, logged to a file. */
@@ -36,6 +45,8 @@ export interface ObmDriver {
    * `BadArgumentError` for a system that there can't be. Absent where there is no device.
    */
   address?(target: Pick<ObmTarget, "host" | "system">): string;
+  /** The longest that one command takes, after which it is ended. */
+  readonly commandTimeoutMs: number;
   /** Power on; no effect when it is on. */
   powerOn(target: ObmTarget): Promise<void>;
   /** Power off at once, without asking the operating system; no effect when it is off. */

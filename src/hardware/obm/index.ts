@@ -37,7 +37,7 @@ export class ObmRegistry {
       const known = [...this.#drivers.keys()].map((name) => obmTypePrefix + name).join(", ");
       // Anything else may be a password in the wrong field, and is not shown.
       const shown = type.startsWith(obmTypePrefix) ? quote(type) : "That";
-      throw badArgument(`${shown} is not an OBM type of this haas. There are: ${known}.`);
+      throw badArgument(`${shown} is not an OBM type of this haas. There are: ${known}.`, "This haas has no driver for that BMC.");
     }
     return driver;
   }
@@ -53,6 +53,7 @@ export function dryRun(driver: ObmDriver, report: (call: string, host: string) =
     name: driver.name,
     settings: driver.settings,
     ...(driver.address && { address: driver.address.bind(driver) }),
+    commandTimeoutMs: driver.commandTimeoutMs,
     checkBootDevice: (device) => driver.checkBootDevice(device),
     powerOn: skip("power on"),
     powerOff: skip("power off"),

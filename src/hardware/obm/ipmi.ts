@@ -3,7 +3,7 @@ import { Type } from "@sinclair/typebox";
 import { badArgument, HaasError, quote } from "../../errors.ts";
 import { type BridgedSystem, bmcAddress, ipmiPort, parseSystem } from "../address.ts";
 import { CommandError, type CommandResult, failureSentence, lastLine, redact, runCommand } from "../command.ts";
-import { field, fields, secretField } from "../settings.ts";
+import { bootDeviceField, field, fields, secretField } from "../settings.ts";
 import type { ObmDriver, ObmTarget, PowerStatus } from "./driver.ts";
 
 export interface IpmiOptions {
@@ -59,8 +59,8 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
   const withBmc = async <T>(target: ObmTarget, work: (run: Run, bmc: Bmc) => Promise<T>): Promise<T> => {
     const bmc = parseTarget(target);
     return turns.take(`${bmc.host.toLowerCase()} ${bmc.port}`, bmc.name, async () => {
-      await target.confirm?.();
-      return work((...command) => ipmitool(options, bmc, command), bmc);
+      const run: Run = (...command) => ipmitool(options, bmc, command, target.command);
+      return work(run, bmc);
     });
   };
 
@@ -87,6 +87,7 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
 
   return {
     name: "ipmi",
+    commandTimeoutMs: options.timeoutMs,
     settings: fields({
       host: field("Address of the BMC: `host` or `host:port`", "10.0.0.42"),
       user: field("User of the BMC", "admin"),
@@ -99,6 +100,7 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
           maxLength: 16,
         }),
       ),
+      bootdev: bootDeviceField(Object.keys(bootDevices)),
     }),
     address({ host, system }) {
       if (system !== undefined && parseSystem(system) === null) throw badArgument(notASystem(system));
@@ -124,9 +126,14 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
 }
 
 /** One command, with the retries that it may have. Rejects with an `OBMError` unless it ended with 0. */
-async function ipmitool(options: IpmiOptions, bmc: Bmc, command: readonly string[]): Promise<CommandResult> {
+async function ipmitool(
+  options: IpmiOptions,
+  bmc: Bmc,
+  command: readonly string[],
+  permitted: ObmTarget["command"],
+): Promise<CommandResult> {
   for (let tries = 1; ; tries++) {
-    const failure = await runOnce(options, bmc, command);
+    const failure = await permitted(() => runOnce(options, bmc, command));
     if ("result" in failure) return failure.result;
     if (!failure.mayRetry || tries > options.retries) throw failure.error;
     await Bun.sleep(retryPauseMs);
@@ -150,6 +157,7 @@ async function runOnce(options: IpmiOptions, bmc: Bmc, command: readonly string[
     env: { IPMI_PASSWORD: bmc.password },
     timeoutMs: options.timeoutMs,
     maxOutputBytes,
+    endsAnyway: true,
   }).catch((error: unknown) => {
     if (error instanceof CommandError && error.reason === "not-installed") {
       throw obmError("ipmitool is not installed on the server (Debian package: ipmitool).", error);

@@ -56,7 +56,7 @@ export class SwitchRegistry {
       const known = [...this.#drivers.keys()].map((name) => switchTypePrefix + name).join(", ");
       // Anything else may be a password in the wrong field, and is not shown.
       const shown = type.startsWith(switchTypePrefix) ? quote(type) : "That";
-      throw badArgument(`${shown} is not a switch type of this haas. There are: ${known}.`);
+      throw badArgument(`${shown} is not a switch type of this haas. There are: ${known}.`, "This haas has no driver for that switch.");
     }
     return driver;
   }
