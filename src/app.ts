@@ -2,7 +2,7 @@ import { Elysia, ValidationError } from "elysia";
 import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
-import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, validation } from "./errors.ts";
+import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, UnavailableError, validation } from "./errors.ts";
 import { factsOf, type RequestFacts, type Upgrade } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
@@ -150,6 +150,7 @@ function errorResponse(ctx: Context, request: Request, thrown: unknown): Respons
   if (error instanceof CredentialsError || (error.type === "AuthorizationError" && !request.headers.has("authorization")))
     headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
+  if (error instanceof UnavailableError) headers["retry-after"] = String(error.retryAfterSeconds);
   let msg = error.message;
   if (error.type === "ServerError") {
     const cause = error.cause ?? thrown;
@@ -159,7 +160,8 @@ function errorResponse(ctx: Context, request: Request, thrown: unknown): Respons
       stack: cause instanceof Error ? cause.stack : undefined,
     });
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
-  } else if (status >= 500) ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: msg });
+  } else if (status >= 500 && !(error instanceof UnavailableError))
+    ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: msg });
   return new Response(JSON.stringify({ type: error.type, msg }), { status, headers });
 }
 

@@ -30,6 +30,7 @@ export interface Tables {
     canonical: string | null;
     suspect: string | null;
     drift: string | null;
+    unread: Generated<Flag>;
   };
   node: {
     id: Generated<number>;
@@ -85,5 +86,7 @@ export interface Tables {
     lease_owner: string | null;
     lease_until: Generated<number>;
   };
+  lineage: { id: 1; identity: string; counter: number; replacing: Flag };
+  lineage_server: { server: string; mark: string };
   hnic: { id: Generated<number>; headnode_id: number; label: string; network_id: number | null };
 }

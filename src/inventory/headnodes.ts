@@ -5,6 +5,7 @@ import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, HeadnodeError, illegalState, messageOf, notFound, projectMismatch, quote } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget } from "../hardware/headnodes/driver.ts";
 import { isDead, owner } from "../networking/holder.ts";
+import { refuseWhileUnread } from "../networking/lineage.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { getProject } from "./projects.ts";
 
@@ -218,7 +219,10 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
         else await unmake(ctx, headnode, error);
         throw error;
       }),
-    async (tx, headnode) => void (await freeze(tx, headnode)),
+    async (tx, headnode) => {
+      await refuseWhileUnread(tx, caller.isAdmin);
+      await freeze(tx, headnode);
+    },
   );
 }
 

@@ -458,7 +458,7 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid 
     case "pretended":
     case "done":
       if (outcome.kind === "done") {
-        await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
+        await tx.updateTable("port").set({ suspect: null, drift: null, unread: 0 }).where("id", "=", portId).execute();
         if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
       } else if (type === "sync_port") await update({ next_try: outcome.again });
       if (type === "sync_port") return;

@@ -4,6 +4,7 @@ import { type Db, translate, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, HaasError, notFound, notPermitted, projectMismatch, quote } from "../errors.ts";
 import { maySee } from "../inventory/nodes.ts";
 import { getProject } from "../inventory/projects.ts";
+import { refuseWhileUnread } from "./lineage.ts";
 
 export interface Network {
   id: number;
@@ -65,6 +66,7 @@ export async function createNetwork(
         );
       }
       if (ownerProject && net_id !== "") throw badArgument("Only an administrator's network can have a chosen 'net_id'; leave it empty.");
+      await refuseWhileUnread(tx, caller.isAdmin);
       const vlan = net_id === "" ? await ctx.allocator.allocate(tx) : parseNetworkId(net_id);
       if (vlan !== null) {
         const user = await tx.selectFrom("network").select("id").where("vlan", "=", vlan).executeTakeFirst();

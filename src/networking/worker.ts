@@ -149,6 +149,7 @@ class NetworkWorker implements Worker {
           continue;
         }
         const failures = new Map<DueAction, unknown>();
+        await this.ctx.lineage.advance();
         const lost = await this.#apply(busy, held, actions, failures);
         const ended = lost === null ? actions : actions.filter((action) => failures.has(action));
         const outcomes = ended.map((action) => ({

@@ -22,11 +22,15 @@ export interface ServiceOptions {
   more?: string;
 }
 
+/** What servers on PostgreSQL remember of their databases: all of this test run on this machine remember the same. */
+const stateDir = mkdtempSync(join(tmpdir(), "haas-state-"));
+process.on("exit", () => rmSync(stateDir, { recursive: true, force: true }));
+
 /** The text of a haas.cfg for tests; `more` is appended. */
 export function configText({ uri, auth = "null", allocator = "vlan_pool", more = "" }: ServiceOptions & { uri: string }): string {
   const lines = [`auth.${auth}`, `network_allocators.${allocator}`, ...extensions].map((name) => `haas.ext.${name} =`).join("\n");
   return `[general]
-log_level = warning
+log_level = warning${uri.startsWith("postgres") ? `\nstate_dir = ${stateDir}` : ""}
 [headnode]
 driver = mock
 base_imgs = base-headnode, img1

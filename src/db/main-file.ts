@@ -1,0 +1,113 @@
+import { constants, Database } from "bun:sqlite";
+import { chmodSync, copyFileSync, existsSync, realpathSync, renameSync, rmSync, statSync } from "node:fs";
+import { messageOf } from "../errors.ts";
+
+// SQLite's main file without its -wal: what has been folded into it. SQLite believes that a -wal beside a database is that
+// database's, whatever was copied or moved there in the meantime; the mixture is neither of the two.
+
+/** What a server remembers of the main file. It changes only when haas folds the -wal into it. */
+export interface MainFile {
+  /** Which file it is, and which its -wal. */
+  file: string;
+  wal: string | null;
+  /** Of its content. */
+  stamp: string;
+  /** Of the database that is in it, without the -wal; null when there is none yet. */
+  counter: number | null;
+}
+
+/** The main file as it is now; null when there is none. */
+export function lookAtMainFile(path: string): MainFile | null {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (!stat) return null;
+  return { file: which(stat), wal: walOf(path), stamp: `${stat.size}.${stat.mtimeNs}`, counter: counterIn(path) };
+}
+
+/** Whether the file at the path has certainly not been written to since. */
+export function isUntouched(path: string, { file, stamp }: MainFile): boolean {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return stat !== undefined && which(stat) === file && `${stat.size}.${stat.mtimeNs}` === stamp;
+}
+
+/**
+ * Before a database is opened: set a -wal aside that was left by another database at this path. What that was, when
+ * it was so; throws when what is there is neither the one nor the other.
+ */
+export function setForeignWalAside(path: string, remembered: MainFile | null): string | null {
+  if (!remembered || !existsSync(path)) return null;
+  const real = realpathSync(path);
+  const wal = `${real}-wal`;
+  // Another -wal than ours has come together with the database.
+  if (walOf(real) !== remembered.wal || remembered.wal === null || statSync(wal).size === 0) return null;
+  if (isUntouched(real, remembered)) return null;
+  const now = lookAtMainFile(real)!;
+  if (now.file === remembered.file && now.counter === remembered.counter && isWhole(new Database(real, { create: false, readwrite: true })))
+    return null;
+  if (!isWhole(withoutWal(real))) {
+    throw new Error(`it was overwritten, and is not whole; restore a backup. What was beside it, ${wal}, is of the database before`);
+  }
+  const aside = `${wal}.of-another-${new Date().toISOString().replace(/[-:]/g, "")}`;
+  renameSync(wal, aside);
+  rmSync(`${real}-shm`, { force: true });
+  return `${wal} was of the database that was here before, and is ${aside} now`;
+}
+
+/** Make a file of its own of what was written over an open database, so that SQLite lets go of it without adding to it. */
+export function moveAway(path: string): void {
+  const real = realpathSync(path);
+  const copy = `${real}.${process.pid}`;
+  try {
+    copyFileSync(real, copy);
+    chmodSync(copy, 0o600);
+    renameSync(copy, real);
+  } finally {
+    rmSync(copy, { force: true });
+  }
+}
+
+/** An inode's number may be used again; with the time of its birth it is unique. */
+const which = ({ ino, birthtimeNs }: { ino: bigint; birthtimeNs: bigint }) => `${ino}.${birthtimeNs}`;
+
+function walOf(path: string): string | null {
+  const stat = statSync(`${realpathSync(path)}-wal`, { bigint: true, throwIfNoEntry: false });
+  return stat ? which(stat) : null;
+}
+
+/** The connection must be closed. It takes no locks, and so may read what is half written. */
+function withoutWal(path: string): Database {
+  const flags = constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI;
+  return new Database(`file:${encodeURI(realpathSync(path)).replaceAll("?", "%3F").replaceAll("#", "%23")}?immutable=1`, flags);
+}
+
+function counterIn(path: string): number | null {
+  let database: Database | null = null;
+  try {
+    database = withoutWal(path);
+    return database.query<{ counter: number }, []>("select counter from lineage").get()?.counter ?? null;
+  } catch {
+    return null;
+  } finally {
+    database?.close();
+  }
+}
+
+/** Whether nothing is damaged or missing. Closes the database. */
+function isWhole(database: Database): boolean {
+  try {
+    return faultOf(database) === null;
+  } finally {
+    database.close();
+  }
+}
+
+/** What is wrong with a database; null when nothing is. */
+export function faultOf(database: Database): string | null {
+  try {
+    const [[line] = ["ok"]] = database.query("pragma integrity_check(1)").values();
+    if (line !== "ok") return String(line);
+    const [broken] = database.query("pragma foreign_key_check").values();
+    return broken ? `a row of ${String(broken[0])} refers to one that is missing` : null;
+  } catch (error) {
+    return messageOf(error);
+  }
+}
