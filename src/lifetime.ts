@@ -51,7 +51,12 @@ export async function operate(uri: string, log: Log, operation: Operation): Prom
     });
     // The sessions first: nothing more is sent to a switch.
     await within(closeTimeoutMs, releaseAll());
-    await Promise.all([work.stop(), within(closeTimeoutMs, abandonDatabase(ctx.db))]);
+    try {
+      await Promise.all([work.stop(), abandon(uri, ctx.db)]);
+    } catch (error) {
+      log.critical("the database that is lost can't be closed without harm, so haas ends", { error: messageOf(error) });
+      process.exit(1);
+    }
     const next = await reopen(uri, log, () => operation.open(why), signal);
     if (next === null) return void (await operation.stopping());
     ctx = next;
@@ -61,9 +66,12 @@ export async function operate(uri: string, log: Log, operation: Operation): Prom
   log.info("stopping: finishing what is in hand");
   await Promise.all([operation.stopping(), work.stop()]);
   await within(closeTimeoutMs, releaseAll());
-  await within(closeTimeoutMs, goneReason(ctx.db) === null ? ctx.db.destroy() : abandonDatabase(ctx.db));
+  await (goneReason(ctx.db) === null ? within(closeTimeoutMs, ctx.db.destroy()) : abandon(uri, ctx.db));
   log.info("stopped");
 }
+
+/** SQLite's has to be closed before another one is opened at its path; PostgreSQL may hang. */
+const abandon = (uri: string, db: Db) => (isPostgresUri(uri) ? within(closeTimeoutMs, abandonDatabase(db)) : abandonDatabase(db));
 
 /** Try until there is a database; null when `ended` resolves first. None is made: whoever deleted it may be about to put another one there. */
 async function reopen(uri: string, log: Log, open: () => Promise<Context>, ended: Promise<null>): Promise<Context | null> {

@@ -207,7 +207,8 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
   if (once) {
     const ctx = await createContext(config, log, () => {});
     try {
-      return await applyPending(ctx);
+      await applyPending(ctx);
+      return await ctx.lineage.look();
     } finally {
       await ctx.db.destroy();
     }

@@ -70,6 +70,14 @@ export function overwrittenPath(db: Db): string | null {
   return overwritten ? file!.path : null;
 }
 
+/** Whether SQLite's file is not at its path any more. */
+export function hasMoved(db: Db): boolean {
+  const { file } = known(db);
+  if (!file) return false;
+  const now = statSync(file.path, { bigint: true, throwIfNoEntry: false });
+  return now?.dev !== file.dev || now.ino !== file.ino;
+}
+
 /** SQLite's path; null on PostgreSQL. */
 export const pathOf = (db: Db): string | null => known(db).file?.path ?? null;
 

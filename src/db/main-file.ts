@@ -5,6 +5,9 @@ import { messageOf } from "../errors.ts";
 // SQLite's main file without its -wal: what has been folded into it. SQLite believes that a -wal beside a database is that
 // database's, whatever was copied or moved there in the meantime; the mixture is neither of the two.
 
+const settlePauseMs = 500;
+const settleLooks = 120;
+
 /** What a server remembers of the main file. It changes only when haas folds the -wal into it. */
 export interface MainFile {
   /** Which file it is, and which its -wal. */
@@ -53,8 +56,15 @@ export function setForeignWalAside(path: string, remembered: MainFile | null): s
 }
 
 /** Make a file of its own of what was written over an open database, so that SQLite lets go of it without adding to it. */
-export function moveAway(path: string): void {
+export async function moveAway(path: string): Promise<void> {
   const real = realpathSync(path);
+  // It may still be on its way.
+  for (let [before, looks] = ["", 0]; looks < settleLooks; looks++) {
+    const { size, mtimeNs } = statSync(real, { bigint: true });
+    if (`${size}.${mtimeNs}` === before) break;
+    before = `${size}.${mtimeNs}`;
+    await Bun.sleep(settlePauseMs);
+  }
   const copy = `${real}.${process.pid}`;
   try {
     copyFileSync(real, copy);

@@ -15,7 +15,7 @@ import { BunSqliteDialect } from "kysely-bun-sqlite";
 import pg from "pg";
 import { migrations } from "../../migrations/index.ts";
 import { messageOf } from "../errors.ts";
-import { bindToFile, overwrittenPath } from "./lineage.ts";
+import { bindToFile, hasMoved, overwrittenPath } from "./lineage.ts";
 import { faultOf, type MainFile, moveAway, setForeignWalAside } from "./main-file.ts";
 import type { Tables } from "./tables.ts";
 import { type Db, isBusy } from "./transaction.ts";
@@ -93,16 +93,17 @@ export async function foldIn(db: Db): Promise<void> {
 }
 
 /**
- * Close a database whose file is gone from its path, or was written over. What was committed goes into the file that
- * is gone, wherever it is now, and `-wal` and `-shm` are removed unless they are another database's already: whoever
- * opens what is at the path now would take them for its own.
+ * Close a database that is not to be used any more. Where its file is gone from its path, or was written over, what was
+ * committed goes into the file that is gone, wherever it is now, and `-wal` and `-shm` are removed unless they are
+ * another database's already: whoever opens what is at the path now would take them for its own.
+ * Rejects, and leaves the database open, when closing it would harm what was written over it.
  */
 export async function abandonDatabase(db: Db): Promise<void> {
-  const beside = besideOf.get(db);
   const overwritten = overwrittenPath(db);
-  if (overwritten !== null) moveAway(overwritten);
+  if (overwritten !== null) await moveAway(overwritten);
+  const beside = hasMoved(db) ? besideOf.get(db) : undefined;
   // In its turn: a transaction may be under way. When it can't be, what is in the -wal goes with that.
-  else if (beside) await db.executeQuery(CompiledQuery.raw("pragma wal_checkpoint(truncate)")).catch(() => {});
+  if (beside && overwritten === null) await db.executeQuery(CompiledQuery.raw("pragma wal_checkpoint(truncate)")).catch(() => {});
   // SQLite itself leaves all of them alone once the file has moved.
   await db.destroy();
   for (const [path, inode] of beside ?? []) {

@@ -475,6 +475,19 @@ describe.each(databases)("%s", (kind) => {
     expect(site.log).not.toMatch(notBelieved);
   });
 
+  test("a switch that is gone for good: an administrator's word for its ports", async () => {
+    await site.end();
+    rmSync(site.stateFile);
+    site.device.behaviour.refusesLogins = true;
+    await site.start();
+    const network = () => site.call("PUT", "/network/b", { owner: "p2", access: "p2", net_id: "" });
+    await site.ok("POST", "/switch/sw/port/gi1%2F0%2F1/trust");
+    expect((await network()).status).toBe(409);
+    await site.ok("POST", "/switch/sw/port/gi1%2F0%2F2/trust");
+    expect((await network()).status).toBe(200);
+    expect(await site.free()).toHaveLength(2);
+  });
+
   test("the state file is deleted under the running server: it is written again", async () => {
     rmSync(site.stateFile);
     await site.connect();
