@@ -14,8 +14,9 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { faultOf } from "./db/main-file.ts";
-import { syncFolder } from "./db/state-file.ts";
+import type { Config } from "./config.ts";
+import { faultOf, setForeignWalAside } from "./db/main-file.ts";
+import { StateFile, syncFolder } from "./db/state-file.ts";
 import { DatabaseError, isPostgresUri, openDatabase, sqlitePath } from "./db/open.ts";
 import { write } from "./db/transaction.ts";
 import { messageOf } from "./errors.ts";
@@ -26,9 +27,10 @@ import { adopt } from "./networking/lineage.ts";
 const beside = ["-wal", "-shm", "-journal"];
 
 /** Copy the database as it is at this moment into a new file, for this user only. A server may run on it. */
-export function backUp(uri: string, file: string): void {
+export function backUp({ databaseUri: uri, stateDir }: Config, file: string): void {
   if (isPostgresUri(uri)) throw new DatabaseError("This database is PostgreSQL's: back it up with pg_dump, as docs/operators.md says.");
   const path = sqlitePath(uri);
+  setForeignWalAside(path, () => StateFile.in(stateDir, uri).mainFile());
   const database = openExisting(path, "database");
   try {
     requireHaas(database, path);
@@ -53,10 +55,15 @@ export interface Restored {
  * Put a copy of the backup in the database's place: as a database of its own, none of whose ports is believed before
  * it has been read back. No server may run. Stopped at any moment, it leaves the old one or the new one, whole.
  */
-export async function restore(uri: string, file: string): Promise<Restored> {
+export async function restore({ databaseUri: uri, stateDir }: Config, file: string): Promise<Restored> {
   if (isPostgresUri(uri)) throw new DatabaseError("This database is PostgreSQL's: restore it with pg_restore, as docs/operators.md says.");
   const path = existsSync(sqlitePath(uri)) ? realpathSync(sqlitePath(uri)) : sqlitePath(uri);
   removeUnfinished(path);
+  try {
+    setForeignWalAside(path, () => StateFile.in(stateDir, uri).mainFile());
+  } catch {
+    // It is damaged, which is what backups are for.
+  }
   const fresh = `${path}.restoring-${process.pid}`;
   const warnings = copyOf(file, path, fresh);
   try {

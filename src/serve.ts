@@ -43,7 +43,7 @@ interface OpenOptions {
 export async function createContext(config: Config, log: Log, wake: () => void, { replaced = null }: OpenOptions = {}): Promise<Context> {
   const stateFile = openStateFile(config);
   const db = await openDatabase(config.databaseUri, {
-    remembered: stateFile.mainFile(),
+    recall: () => stateFile.mainFile(),
     existing: replaced !== null,
     notice: (level, message) => log[level](message),
   });
@@ -222,7 +222,11 @@ export async function serveNetworks(config: Config, { once }: { once: boolean })
 
 /** The first administrator of the database backend. */
 export async function createAdminUser(config: Config, username: string, password: string): Promise<void> {
-  const db = await openDatabase(config.databaseUri, { notice: (_, message) => void process.stderr.write(`warning: ${message}\n`) });
+  const stateFile = openStateFile(config);
+  const db = await openDatabase(config.databaseUri, {
+    recall: () => stateFile.mainFile(),
+    notice: (_, message) => void process.stderr.write(`warning: ${message}\n`),
+  });
   try {
     await createUser(db, username, password, true);
   } finally {

@@ -57,9 +57,9 @@ export const serverCommands = [
     args: { file: "the copy; it must not exist yet" },
     options: [],
     async run({ file }, _, config) {
-      const { databaseUri } = config();
+      const settings = config();
       const { backUp } = await import("../backup.ts");
-      backUp(databaseUri, file);
+      backUp(settings, file);
     },
   }),
   local({
@@ -69,9 +69,9 @@ export const serverCommands = [
     args: { file: "a copy that `haas backup` made" },
     options: [],
     async run({ file }, _, config) {
-      const { databaseUri } = config();
+      const settings = config();
       const { restore } = await import("../backup.ts");
-      const { path, kept, ports, warnings } = await restore(databaseUri, file);
+      const { path, kept, ports, warnings } = await restore(settings, file);
       for (const warning of warnings) process.stderr.write(`warning: ${printable(warning)}\n`);
       process.stdout.write(`${printable(path)} is now what ${printable(file)} holds.\n`);
       if (kept !== null) process.stdout.write(`The database before it is kept as ${printable(kept)}.\n`);

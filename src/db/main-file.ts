@@ -34,9 +34,10 @@ export function isUntouched(path: string, { file, stamp }: MainFile): boolean {
 
 /**
  * Before a database is opened: set a -wal aside that was left by another database at this path. What that was, when
- * it was so; throws when what is there is neither the one nor the other.
+ * it was so; throws when what is there is neither the one nor the other. `recall`: what is remembered now.
  */
-export function setForeignWalAside(path: string, remembered: MainFile | null): string | null {
+export function setForeignWalAside(path: string, recall: () => MainFile | null): string | null {
+  const remembered = recall();
   if (!remembered || !existsSync(path)) return null;
   const real = realpathSync(path);
   const wal = `${real}-wal`;
@@ -44,9 +45,11 @@ export function setForeignWalAside(path: string, remembered: MainFile | null): s
   if (walOf(real) !== remembered.wal || remembered.wal === null || statSync(wal).size === 0) return null;
   if (isUntouched(real, remembered)) return null;
   const now = lookAtMainFile(real)!;
-  if (now.file === remembered.file && now.counter === remembered.counter && isWhole(new Database(real, { create: false, readwrite: true })))
-    return null;
-  if (!isWhole(withoutWal(real))) {
+  if (now.file === remembered.file && now.counter === remembered.counter && isWholeTogether(real)) return null;
+  const whole = isWhole(withoutWal(real));
+  // A haas that runs is folding it in just now: it says so first.
+  if (JSON.stringify(recall()) !== JSON.stringify(remembered)) return null;
+  if (!whole) {
     throw new Error(`it was overwritten, and is not whole; restore a backup. What was beside it, ${wal}, is of the database before`);
   }
   const aside = `${wal}.of-another-${new Date().toISOString().replace(/[-:]/g, "")}`;
@@ -98,6 +101,20 @@ function counterIn(path: string): number | null {
     return null;
   } finally {
     database?.close();
+  }
+}
+
+/** Whether a database and its -wal are whole together. Looked at in copies: SQLite folds the one into the other when it closes them. */
+function isWholeTogether(real: string): boolean {
+  const copy = `${real}.check-${process.pid}`;
+  try {
+    for (const suffix of ["", "-wal"]) {
+      copyFileSync(real + suffix, copy + suffix);
+      chmodSync(copy + suffix, 0o600);
+    }
+    return isWhole(new Database(copy, { create: false, readwrite: true }));
+  } finally {
+    for (const suffix of ["", "-wal", "-shm"]) rmSync(copy + suffix, { force: true });
   }
 }
 

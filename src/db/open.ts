@@ -38,7 +38,7 @@ type Notice = (level: "info" | "warning", message: string) => void;
 
 interface OpenOptions {
   /** SQLite's main file, as it was left. */
-  remembered?: MainFile | null;
+  recall?: () => MainFile | null;
   /** Refuse a place where no database of haas is, instead of making one. */
   existing?: boolean;
   /** Told what an operator should know. */
@@ -46,8 +46,11 @@ interface OpenOptions {
 }
 
 /** Open the database at `uri`, create or migrate its tables, and refuse one that is newer than this program. */
-export async function openDatabase(uri: string, { remembered = null, existing = false, notice = () => {} }: OpenOptions = {}): Promise<Db> {
-  const opened = isPostgresUri(uri) ? null : openSqlite(uri, existing, remembered, notice);
+export async function openDatabase(
+  uri: string,
+  { recall = () => null, existing = false, notice = () => {} }: OpenOptions = {},
+): Promise<Db> {
+  const opened = isPostgresUri(uri) ? null : openSqlite(uri, existing, recall, notice);
   const sqlite = opened?.sqlite;
   const db = new Kysely<Tables>({ dialect: sqlite ? new HaasSqliteDialect(sqlite) : postgresDialect(uri) });
   try {
@@ -183,10 +186,10 @@ export function sqlitePath(uri: string): string {
   return path;
 }
 
-function openSqlite(uri: string, existing: boolean, remembered: MainFile | null, notice: Notice) {
+function openSqlite(uri: string, existing: boolean, recall: () => MainFile | null, notice: Notice) {
   const path = sqlitePath(uri);
   try {
-    const aside = setForeignWalAside(path, remembered);
+    const aside = setForeignWalAside(path, recall);
     if (aside !== null) notice("info", aside);
     // It holds the passwords of switches and BMCs: a new one is for this user only. SQLite gives its other files the same mode.
     const descriptor = openSync(path, existing ? "r" : "a", 0o600);

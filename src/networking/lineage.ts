@@ -57,7 +57,7 @@ export async function trackLineage(db: Db, file: StateFile, log: Log, replaced: 
     const server = found instanceof StateFileError || found === null ? crypto.randomUUID() : found.server;
     if (why === null && found !== null && !(found instanceof StateFileError)) return { remembered: found, adopted: null };
     await setMark(tx, server, crypto.randomUUID());
-    const ports = why === null ? 0 : await adopt(tx, found !== null);
+    const ports = why === null ? 0 : await adopt(tx, replaced !== null || found !== null);
     return { remembered: null, adopted: { server, why, ports } };
   });
   if (remembered) return TrackedLineage.begin(db, file, log, remembered);
@@ -107,17 +107,27 @@ class TrackedLineage implements Lineage {
 
   async #advance(mainFile: (found: Remembered) => MainFile | null): Promise<void> {
     this.remembered = await write(this.db, async (tx) => {
-      const { identity, counter } = await positionOf(tx);
+      const position = await positionOf(tx);
       const found = this.#readFile();
-      const { server } = found;
-      const mark = await markOf(tx, server);
-      const why = apart({ identity, counter }, mark, found);
+      const mark = await markOf(tx, found.server);
+      const why = apart(position, mark, found);
       if (why !== null) throw declareGone(this.db, why);
       const next = crypto.randomUUID();
-      const remembered: Remembered = { server, identity, counter, marks: [mark, next], main: mainFile(found) };
+      const remembered: Remembered = { server: found.server, ...position, marks: [mark, next], main: mainFile(found) };
       // First, so that it knows both marks, whether this transaction is committed or not.
       this.file.write(remembered);
-      await setMark(tx, server, next);
+      await setMark(tx, found.server, next);
+      return remembered;
+    });
+    // It was: from now on a copy with the mark before is one.
+    this.remembered = await write(this.db, async (tx) => {
+      const position = await positionOf(tx);
+      const found = this.#readFile();
+      const mark = found.marks[1];
+      // Unless another process of this server is further already.
+      if ((await markOf(tx, found.server)) !== mark) return found;
+      const remembered: Remembered = { ...found, ...position, marks: [mark, mark] };
+      this.file.write(remembered);
       return remembered;
     });
   }

@@ -1,5 +1,5 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { Database } from "bun:sqlite";
+import { constants, Database } from "bun:sqlite";
 import {
   chmodSync,
   copyFileSync,
@@ -10,6 +10,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -294,18 +295,70 @@ describe("SQLite", () => {
     await expectDisbelief(/a copy that went on without this server/);
   });
 
-  test("a copy that counted as far as the database here, and knows nothing of what was sent to the switch", async () => {
-    const copy = await site.backup();
+  test.each(["SIGTERM", "SIGKILL"] as const)(
+    "a copy that counted as far as the database here, and knows nothing of what was sent to the switch; haas ended by %s",
+    async (signal) => {
+      const copy = await site.backup();
+      await site.connect();
+      await site.end(signal);
+      const elsewhere = new Database(copy);
+      elsewhere.run("update lineage set counter = counter + 10000");
+      elsewhere.close();
+      site.device.behaviour.refusesLogins = true;
+      renameSync(copy, site.file);
+      await site.start();
+      await expectDisbelief(/a copy that went on without this server/);
+    },
+  );
+
+  test("its file was only touched after a crash", async () => {
     await site.connect();
-    await site.end();
-    const elsewhere = new Database(copy);
-    elsewhere.run("update lineage set counter = counter + 10000");
-    elsewhere.close();
-    site.device.behaviour.refusesLogins = true;
-    renameSync(copy, site.file);
+    await site.end("SIGKILL");
+    utimesSync(site.file, new Date(), new Date());
     await site.start();
-    await expectDisbelief(/a copy that went on without this server/);
+    expect(site.log).not.toMatch(notBelieved);
+    expect((await site.ok("GET", "/node/n1")).nics[0].networks).toEqual({ "vlan/native": "a" });
   });
+
+  test("a copy of what was in the main file, put there after a crash", async () => {
+    // Another layout, the same counter: only the two together show that they don't belong together.
+    await site.ok("PUT", "/project/p3");
+    await site.end();
+    await site.start();
+    await site.end("SIGKILL");
+    const main = `file:${site.file}?immutable=1`;
+    const alone = new Database(main, constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI);
+    const copy = join(site.place.path, "copy.db");
+    alone.run("vacuum into ?", [copy]);
+    alone.close();
+    await site.start();
+    await site.connect();
+    site.device.behaviour.refusesLogins = true;
+    await site.end("SIGKILL");
+    copyFileSync(copy, site.file);
+    await site.start();
+    await expectDisbelief(/went back/);
+  });
+
+  test.each(["backup", "create_admin_user", "restore"])(
+    "after a crash a copy was moved there, and the first to come is haas %s",
+    async (command) => {
+      const backup = await site.backup();
+      const other = await site.backup(join(site.place.path, "other.db"));
+      await site.ok("PUT", "/project/after");
+      // Nothing was sent to a switch since. How far it came is remembered within a second.
+      const remembered = readFileSync(site.stateFile, "utf8");
+      await site.within("it is remembered", () => readFileSync(site.stateFile, "utf8") !== remembered);
+      await site.end("SIGKILL");
+      renameSync(backup, site.file);
+      const values = command === "create_admin_user" ? ["root", "pw"] : command === "backup" ? [join(site.place.path, "new.db")] : [other];
+      expect(await site.haas(command, ...values)).toMatchObject({ status: 0 });
+      site.device.behaviour.refusesLogins = true;
+      await site.start();
+      expect(await site.ok("GET", "/projects")).toEqual(["p1", "p2"]);
+      await expectDisbelief(/went back|another database/);
+    },
+  );
 
   test("the whole folder, with what the server remembers", async () => {
     const folder = join(site.place.path, "copies");

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { renameSync, rmSync, writeFileSync } from "node:fs";
+import { renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { switchTypePrefix } from "../../src/hardware/switches/index.ts";
 import { haasBinary, run } from "../support/binary.ts";
@@ -69,16 +69,23 @@ const connected = async (node: string, network: string) => {
   await within(`${node} is connected`, async () => (await ok("GET", `/networking_action/${status_id}`)).status === "DONE");
 };
 
-const register = async () => {
-  await ok("PUT", "/switch/sw", { type: `${switchTypePrefix}ovs`, ovs_bridge: bridge, database: lab.db });
-  for (const n of [1, 2]) await ok("PUT", `/switch/sw/port/p${n}`);
+/** Nodes n1 and n2 on ports p1 and p2, of one switch unless `second` is another one. */
+const register = async (first: Settings = { ovs_bridge: bridge, database: lab.db }, second?: Settings) => {
+  const add = (label: string, settings: Settings) => ok("PUT", `/switch/${label}`, { type: `${switchTypePrefix}ovs`, ...settings });
+  await add("sw1", first);
+  if (second) await add("sw2", second);
+  for (const n of [1, 2]) await ok("PUT", `/switch/${n === 2 && second ? "sw2" : "sw1"}/port/p${n}`);
   for (const n of [1, 2]) {
     await ok("PUT", `/project/t${n}`);
     await ok("PUT", `/node/n${n}`, { obm: mockObm });
     await ok("PUT", `/node/n${n}/nic/eth0`, { macaddr: `00:00:00:00:00:0${n}` });
-    await ok("POST", `/switch/sw/port/p${n}/connect_nic`, { node: `n${n}`, nic: "eth0" });
+    await ok("POST", `/switch/${n === 2 && second ? "sw2" : "sw1"}/port/p${n}/connect_nic`, { node: `n${n}`, nic: "eth0" });
   }
 };
+interface Settings {
+  ovs_bridge: string;
+  database: string;
+}
 
 /** Broadcasts from both ports at all times, and what arrived at the other one. */
 class Frames {
@@ -198,6 +205,44 @@ test.each(Object.entries(ways).slice(0, 3))(
     await within("it serves that database", async () => (await call("GET", "/network/b").catch(() => ({ status: 0 }))).status === 200);
     // Of all the ports that are unread, this one is to gain something.
     await connected("n2", "b");
+    expect(await lab.vsctl("get", "port", "p2", "tag")).toBe("100\n");
+    await Bun.sleep(500);
+    expect(await frames.stop()).toBe(0);
+  },
+  testTimeoutMs,
+);
+
+// Not yet: the worker has to take everything off unread ports before any other one gains something.
+test.failing(
+  "a port that can't be read may carry anything: until it can, no other one gets a VLAN",
+  async () => {
+    // Two switches, one behind the other; the way to the first one is cut.
+    const [way, socket] = [join(place.path, "way.sock"), join(place.path, "ovs", "db.sock")];
+    symlinkSync(socket, way);
+    const patch = (name: string, peer: string) => ["--", "set", "interface", name, "type=patch", `options:peer=${peer}`];
+    await lab.vsctl("add-br", "travel1", "--", "set", "bridge", "travel1", "datapath_type=netdev", "--", "del-port", bridge, "p2");
+    await lab.vsctl("add-port", "travel1", "p2", "--", "add-port", "travel1", "to0", ...patch("to0", "to1"));
+    await lab.vsctl("add-port", bridge, "to1", ...patch("to1", "to0"));
+    await register({ ovs_bridge: bridge, database: `unix:${way}` }, { ovs_bridge: "travel1", database: lab.db });
+    await bothAreFree();
+    await ok("POST", "/project/t2/connect_node", { node: "n2" });
+    await ok("PUT", "/network/b", { owner: "t2", access: "t2", net_id: "" });
+    const backup = await backUp();
+    await ok("DELETE", "/network/b");
+    await ok("POST", "/project/t1/connect_node", { node: "n1" });
+    await ok("PUT", "/network/a", { owner: "t1", access: "t1", net_id: "" });
+    await connected("n1", "a");
+    frames = new Frames();
+    rmSync(way);
+    renameSync(backup, file());
+    await within("it serves that database", async () => (await call("GET", "/network/b")).status === 200);
+    const { status_id } = await ok("POST", "/node/n2/nic/eth0/connect_network", { network: "b" });
+    const status = async () => (await ok("GET", `/networking_action/${status_id}`)).status;
+    await Bun.sleep(3_000);
+    expect(await status()).toBe("PENDING");
+    expect(await lab.vsctl("get", "port", "p1", "tag")).toBe("100\n");
+    symlinkSync(socket, way);
+    await within("n2 is connected", async () => (await status()) === "DONE");
     expect(await lab.vsctl("get", "port", "p2", "tag")).toBe("100\n");
     await Bun.sleep(500);
     expect(await frames.stop()).toBe(0);
