@@ -1,5 +1,18 @@
 import { constants, Database } from "bun:sqlite";
-import { chmodSync, copyFileSync, existsSync, realpathSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { endianness } from "node:os";
 import { messageOf } from "../errors.ts";
 
 // SQLite's main file without its -wal: what has been folded into it. SQLite believes that a -wal beside a database is that
@@ -17,13 +30,21 @@ export interface MainFile {
   stamp: string;
   /** Of the database that is in it, without the -wal; null when there is none yet. */
   counter: number | null;
+  /** What SQLite counts up whenever it begins the -wal anew, and how many frames of it were in the main file. */
+  folded: [number | null, number | null];
 }
 
-/** The main file as it is now; null when there is none. */
-export function lookAtMainFile(path: string): MainFile | null {
+/** The main file as it is now; null when there is none. `frames`: see MainFile. */
+export function lookAtMainFile(path: string, frames: number | null): MainFile | null {
   const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
   if (!stat) return null;
-  return { file: which(stat), wal: walOf(path), stamp: `${stat.size}.${stat.mtimeNs}`, counter: counterIn(path) };
+  return {
+    file: which(stat),
+    wal: walOf(path),
+    stamp: `${stat.size}.${stat.mtimeNs}`,
+    counter: counterIn(path),
+    folded: [generationOf(path), frames],
+  };
 }
 
 /** Whether the file at the path has certainly not been written to since. */
@@ -44,7 +65,8 @@ export function setForeignWalAside(path: string, recall: () => MainFile | null):
   // Another -wal than ours has come together with the database.
   if (walOf(real) !== remembered.wal || remembered.wal === null || statSync(wal).size === 0) return null;
   if (isUntouched(real, remembered)) return null;
-  const now = lookAtMainFile(real)!;
+  const now = lookAtMainFile(real, framesIn(`${real}-shm`))!;
+  if (now.file === remembered.file && now.folded[1] !== null && isFoldedIn(remembered, now.folded)) return null;
   if (now.file === remembered.file && now.counter === remembered.counter && isWholeTogether(real)) return null;
   const whole = isWhole(withoutWal(real));
   // A haas that runs is folding it in just now: it says so first.
@@ -52,10 +74,48 @@ export function setForeignWalAside(path: string, recall: () => MainFile | null):
   if (!whole) {
     throw new Error(`it was overwritten, and is not whole; restore a backup. What was beside it, ${wal}, is of the database before`);
   }
-  const aside = `${wal}.of-another-${new Date().toISOString().replace(/[-:]/g, "")}`;
-  renameSync(wal, aside);
+  const aside = setAside(wal);
   rmSync(`${real}-shm`, { force: true });
   return `${wal} was of the database that was here before, and is ${aside} now`;
+}
+
+/** Keep a file under another name; which. */
+export function setAside(path: string): string {
+  const aside = `${path}.of-another-${new Date().toISOString().replace(/[-:]/g, "")}`;
+  renameSync(path, aside);
+  return aside;
+}
+
+/**
+ * Whether somebody has folded the -wal into the main file since, which is no harm. After haas did, SQLite begins it
+ * anew once: whenever that, or what was folded in, is not as it was then, it was somebody else.
+ */
+export function isFoldedIn({ folded: [generation, frames] }: MainFile, now: MainFile["folded"]): boolean {
+  if (generation === null || now[0] === null) return true;
+  const same = now[0] === generation && now[1] === frames;
+  const anew = now[0] === (generation + 1) % 2 ** 32 && now[1] === 0;
+  return !same && !anew;
+}
+
+/** Salt-1 in the header of the -wal, which SQLite counts up (https://www.sqlite.org/fileformat2.html#walformat), on which SQLite has no locks; null without one. */
+function generationOf(path: string): number | null {
+  const descriptor = openSync(`${realpathSync(path)}-wal`, "r");
+  try {
+    const header = Buffer.alloc(32);
+    return readSync(descriptor, header, 0, 32, 0) === 32 ? header.readUInt32BE(16) : null;
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** nBackfill of the -shm (https://www.sqlite.org/walformat.html), while this process has no locks on it. */
+function framesIn(shm: string): number | null {
+  try {
+    const bytes = readFileSync(shm);
+    return endianness() === "LE" ? bytes.readUInt32LE(96) : bytes.readUInt32BE(96);
+  } catch {
+    return null;
+  }
 }
 
 /** Make a file of its own of what was written over an open database, so that SQLite lets go of it without adding to it. */

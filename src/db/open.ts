@@ -16,7 +16,7 @@ import pg from "pg";
 import { migrations } from "../../migrations/index.ts";
 import { messageOf } from "../errors.ts";
 import { bindToFile, hasMoved, overwrittenPath } from "./lineage.ts";
-import { faultOf, type MainFile, moveAway, setForeignWalAside } from "./main-file.ts";
+import { faultOf, type MainFile, moveAway, setAside, setForeignWalAside } from "./main-file.ts";
 import type { Tables } from "./tables.ts";
 import { type Db, isBusy } from "./transaction.ts";
 import { Turns } from "./turns.ts";
@@ -90,9 +90,15 @@ function filesBeside(path: string): Map<string, bigint> {
   );
 }
 
-/** Take what was committed into SQLite's main file, as far as nobody else reads it. */
-export async function foldIn(db: Db): Promise<void> {
-  await db.executeQuery(CompiledQuery.raw("pragma wal_checkpoint(passive)"));
+/** Take what was committed into SQLite's main file, as far as nobody else reads it; how many frames of the -wal are in it. */
+export const foldIn = (db: Db) => checkpoint(db, "passive");
+
+/** How many frames of the -wal are in SQLite's main file. */
+export const foldedFrames = (db: Db) => checkpoint(db, "noop");
+
+async function checkpoint(db: Db, mode: "passive" | "noop"): Promise<number> {
+  const { rows } = await db.executeQuery<{ checkpointed: number }>(CompiledQuery.raw(`pragma wal_checkpoint(${mode})`));
+  return rows[0]!.checkpointed;
 }
 
 /**
@@ -110,7 +116,10 @@ export async function abandonDatabase(db: Db): Promise<void> {
   // SQLite itself leaves all of them alone once the file has moved.
   await db.destroy();
   for (const [path, inode] of beside ?? []) {
-    if (statSync(path, { bigint: true, throwIfNoEntry: false })?.ino === inode) unlinkSync(path);
+    if (statSync(path, { bigint: true, throwIfNoEntry: false })?.ino !== inode) continue;
+    // What was not folded in is nowhere else now.
+    if (overwritten !== null && path.endsWith("-wal")) setAside(path);
+    else unlinkSync(path);
   }
 }
 

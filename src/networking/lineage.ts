@@ -10,8 +10,8 @@ import {
   requireOnward,
   requirePresent,
 } from "../db/lineage.ts";
-import { isUntouched, lookAtMainFile, type MainFile } from "../db/main-file.ts";
-import { foldIn } from "../db/open.ts";
+import { isFoldedIn, isUntouched, lookAtMainFile, type MainFile } from "../db/main-file.ts";
+import { foldedFrames, foldIn } from "../db/open.ts";
 import { type Remembered, type StateFile, StateFileError } from "../db/state-file.ts";
 import type { Flag } from "../db/tables.ts";
 import { type Db, type Tx, write } from "../db/transaction.ts";
@@ -89,11 +89,9 @@ class TrackedLineage implements Lineage {
     this.gone = new Promise((resolve) => onGone(db, resolve));
   }
 
-  advance(): Promise<void> {
-    return this.#advance(({ main }) => {
-      if (isOverwritten(this.db, main)) throw declareOverwritten(this.db);
-      return main;
-    });
+  async advance(): Promise<void> {
+    if (await this.#isOverwritten()) throw declareOverwritten(this.db);
+    return this.#advance(({ main }) => main);
   }
 
   /** Have what was committed in SQLite's main file, and remember that file. */
@@ -101,8 +99,8 @@ class TrackedLineage implements Lineage {
     const path = pathOf(this.db);
     if (path === null) return this.advance();
     await this.#advance(() => null);
-    await foldIn(this.db);
-    await this.#advance(() => lookAtMainFile(path));
+    const frames = await foldIn(this.db);
+    await this.#advance(() => lookAtMainFile(path, frames));
   }
 
   async #advance(mainFile: (found: Remembered) => MainFile | null): Promise<void> {
@@ -173,8 +171,25 @@ class TrackedLineage implements Lineage {
     const found = readFile(this.file);
     const main = found === null || found instanceof StateFileError ? null : found.main;
     const touched = main !== null && !isUntouched(path, main);
-    if (touched) await this.advance();
+    if (touched && (await this.#isOverwritten())) throw declareOverwritten(this.db);
     if (touched || counter - (main?.counter ?? 0) > foldEvery) await this.#fold();
+  }
+
+  /** Whether somebody else has written to SQLite's main file otherwise than SQLite does. */
+  async #isOverwritten(): Promise<boolean> {
+    const path = pathOf(this.db);
+    if (path === null) return false;
+    // Twice: what folds the -wal in says so only when it is done.
+    for (let look = 0; look < 2; look++) {
+      if (look > 0) await Bun.sleep(lookEveryMs);
+      const found = readFile(this.file);
+      const main = found === null || found instanceof StateFileError ? null : found.main;
+      if (main === null || isUntouched(path, main)) return false;
+      const frames = await foldedFrames(this.db);
+      const now = lookAtMainFile(path, frames);
+      if (!now || now.counter === main.counter || isFoldedIn(main, now.folded)) return false;
+    }
+    return true;
   }
 
   #isUpToDate({ counter }: Position, mark: string | null): boolean {
@@ -192,13 +207,6 @@ class TrackedLineage implements Lineage {
     timer.unref();
     return { stop: () => clearInterval(timer) };
   }
-}
-
-/** Whether somebody else has written to SQLite's main file. It stays as it is while the -wal is not being folded in. */
-function isOverwritten(db: Db, main: MainFile | null): boolean {
-  const path = pathOf(db);
-  if (path === null || main === null || isUntouched(path, main)) return false;
-  return lookAtMainFile(path)?.counter !== main.counter;
 }
 
 async function positionOf(db: Db): Promise<Position> {

@@ -464,6 +464,35 @@ describe("SQLite", () => {
     expect(projects(site.file)).toEqual(["p1", "p2", "p4"]);
   });
 
+  test.each(["a truncating one", "a passive one", "one amid changes"])(
+    "another program makes a checkpoint, %s: nothing is lost",
+    async (kind) => {
+      const other = new Database(site.file);
+      try {
+        for (let i = 0; i < 60; i++) {
+          await site.ok("PUT", `/project/x${i}`);
+          if (kind === "one amid changes" && i % 10 === 5) other.run("pragma wal_checkpoint(passive)");
+        }
+        if (kind !== "one amid changes") other.run(`pragma wal_checkpoint(${kind === "a passive one" ? "passive" : "truncate"})`);
+        if (kind !== "a truncating one") await site.ok("PUT", "/project/y");
+        // At once after a crash as well as under the running server.
+        for (const waitMs of [0, 2_500]) {
+          await Bun.sleep(waitMs);
+          await site.end("SIGKILL");
+          await site.start();
+          expect(await site.ok("GET", "/projects")).toHaveLength(kind === "a truncating one" ? 62 : 63);
+        }
+        await site.ok("PUT", "/project/z");
+        other.run("pragma wal_checkpoint(passive)");
+        await Bun.sleep(2_500);
+        expect(await site.ok("GET", "/projects")).toContain("z");
+        expect(site.log).not.toMatch(/real switch|has lost its database/);
+      } finally {
+        other.close();
+      }
+    },
+  );
+
   test("what goes on longer than SQLite's -wal is long is no time travel", async () => {
     await site.ok("PUT", "/node/n3", { obm: mockObm });
     for (let i = 0; i < 1_000; i++)
