@@ -703,7 +703,19 @@ describe("PostgreSQL", () => {
     await putBack(before);
     await site.within("one line says so", () => site.reasons.length > 0);
     await site.within("it serves again", async () => (await site.call("GET", "/nodes/free")).status === 200);
-    await expectDisbelief(/a copy that went on without this server/);
+    await expectDisbelief(/a copy that went on without this server|removed under the running server/);
+  });
+
+  test("what another haas left in it, under the running server", async () => {
+    site.device.behaviour.refusesLogins = true;
+    const client = new pg.Client({ connectionString: site.uri });
+    await client.connect();
+    await client.query("update lineage_server set mark = 'elsewhere'");
+    await client.end();
+    await site.within("one line says so", () => site.reasons.length > 0);
+    await site.within("it serves again", async () => (await site.call("GET", "/nodes/free")).status === 200);
+    expect(site.reasons).toEqual([expect.stringMatching(/a copy that went on without this server/)]);
+    expect(await site.free()).toEqual([]);
   });
 
   test("haas backup and restore leave it to PostgreSQL's programs", async () => {
