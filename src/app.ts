@@ -2,7 +2,7 @@ import { Elysia, ValidationError } from "elysia";
 import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
-import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, validation } from "./errors.ts";
+import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, UnavailableError, validation } from "./errors.ts";
 import { factsOf, type RequestFacts, type Upgrade } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
@@ -150,6 +150,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
   if (error instanceof CredentialsError || (error.type === "AuthorizationError" && !request.headers.has("authorization")))
     headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
+  if (error instanceof UnavailableError) headers["retry-after"] = String(error.retryAfterSeconds);
   let msg = error.message;
   if (error.tenant !== null) msg = textFor(await isAdmin(ctx, facts), error);
   if (error.type === "ServerError") {
@@ -160,6 +161,8 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
       stack: cause instanceof Error ? cause.stack : undefined,
     });
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
+  } else if (error instanceof UnavailableError) {
+    // Said once, by whoever lost the database.
   } else if (status >= 500) {
     ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: error.message });
     if (msg !== error.message) msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;

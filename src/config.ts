@@ -21,6 +21,8 @@ export interface Config {
   readonly file: string | null;
   readonly logLevel: LogLevel;
   readonly logDir: string | null;
+  /** Where a server remembers how far its database had come; null for beside SQLite's file, or the working directory. */
+  readonly stateDir: string | null;
   readonly auth: {
     readonly backend: (typeof authBackends)[number];
     /** The backend was asked for by name. Only then may the null backend serve other machines. */
@@ -242,6 +244,7 @@ function readOptions(options: Options): Config {
     file: options.file,
     logLevel: options.choice("general", "log_level", "info", logLevels),
     logDir: options.text("general", "log_dir"),
+    stateDir: options.text("general", "state_dir"),
     auth: {
       backend: extensions.auth.name,
       named: extensions.auth.named,

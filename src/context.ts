@@ -6,11 +6,13 @@ import type { ObmRegistry } from "./hardware/obm/index.ts";
 import type { SwitchRegistry } from "./hardware/switches/index.ts";
 import type { Log } from "./log.ts";
 import type { Allocator } from "./networking/allocator.ts";
+import type { Lineage } from "./networking/lineage.ts";
 
 /** What a route or the worker can reach. Built once, in serve.ts or by a test. */
 export interface Context {
   readonly config: Config;
   readonly db: Db;
+  readonly lineage: Lineage;
   readonly log: Log;
   readonly obm: ObmRegistry;
   readonly switches: SwitchRegistry;

@@ -20,6 +20,7 @@ export const statusOf = {
   SwitchError: 500,
   HeadnodeError: 500,
   ServerError: 500,
+  UnavailableError: 503,
 } as const;
 
 export type ErrorType = keyof typeof statusOf;
@@ -74,6 +75,15 @@ export class HeadnodeError extends HaasError {
 
 /** The connection to a switch is gone, or out of step: whatever was asked last may have happened. Open another one. */
 export class SessionLostError extends SwitchError {}
+
+/** haas can't answer at the moment; the answer says when to ask again. */
+export class UnavailableError extends HaasError {
+  readonly retryAfterSeconds = 5;
+
+  constructor(message: string, options?: ErrorOptions) {
+    super("UnavailableError", message, options);
+  }
+}
 
 /** Credentials are missing or wrong: the answer asks for HTTP basic credentials. */
 export class CredentialsError extends HaasError {

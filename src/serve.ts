@@ -5,9 +5,10 @@ import { databaseAuthenticator } from "./auth/database.ts";
 import { type Config, ConfigError } from "./config.ts";
 import type { Context } from "./context.ts";
 import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
+import { StateFile } from "./db/state-file.ts";
 import type { Db } from "./db/transaction.ts";
 import { messageOf } from "./errors.ts";
-import { listen } from "./front.ts";
+import { type Front, listen } from "./front.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
@@ -17,11 +18,13 @@ import { noteAddresses } from "./inventory/addresses.ts";
 import { cleanUpHeadnodes } from "./inventory/headnodes.ts";
 import { isReserved } from "./inventory/projects.ts";
 import { createUser } from "./inventory/users.ts";
+import { Door, operate, type Operation, whilePresent, within } from "./lifetime.ts";
 import { createLog, type Log } from "./log.ts";
 import { nullAllocator, vlanPool } from "./networking/allocator.ts";
 import { journalChannel } from "./networking/journal.ts";
-import { hangUp, releaseAll } from "./networking/session.ts";
+import { trackLineage, untracked } from "./networking/lineage.ts";
 import { startPruner } from "./networking/pruner.ts";
+import { hangUp } from "./networking/session.ts";
 import { startVerifier } from "./networking/verifier.ts";
 import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 
@@ -34,65 +37,115 @@ const reconnectMs = 2_000;
 /** A database that hangs does not keep haas from ending. */
 const closeTimeoutMs = 5_000;
 
-/** Build what routes and worker need. `wake` is called after every accepted networking action. */
-export async function createContext(config: Config, log: Log, wake: () => void): Promise<Context> {
-  const db = await openDatabase(config.databaseUri);
-  const allocator = config.allocator === "null" ? nullAllocator : vlanPool(config.vlanPool);
-  const misfit = await allocator.check(db);
-  if (misfit !== null) {
-    await db.destroy();
-    throw new ConfigError(`${config.file ?? "The default configuration"}: [haas.ext.network_allocators.vlan_pool] vlans: ${misfit}`);
+interface OpenOptions {
+  /** Why the database can't be believed, where that is known already; it has to exist then. */
+  replaced?: string | null;
+}
+
+/**
+ * Build what routes and worker need, on a database that belongs to this server, or else is not believed: see
+ * networking/lineage.ts. `wake` is called after every accepted networking action.
+ */
+export async function createContext(config: Config, log: Log, wake: () => void, { replaced = null }: OpenOptions = {}): Promise<Context> {
+  const stateFile = openStateFile(config);
+  const db = await openDatabase(config.databaseUri, {
+    recall: () => stateFile.mainFile(),
+    existing: replaced !== null,
+    notice: (level, message) => log[level](message),
+  });
+  return orDestroy(db, async () => {
+    const allocator = config.allocator === "null" ? nullAllocator : vlanPool(config.vlanPool);
+    const misfit = await allocator.check(db);
+    if (misfit !== null) {
+      throw new ConfigError(`${config.file ?? "The default configuration"}: [haas.ext.network_allocators.vlan_pool] vlans: ${misfit}`);
+    }
+    const lineage = config.dryRun ? untracked(db) : await trackLineage(db, stateFile, log, replaced);
+    const quiet = whilePresent(db, log);
+    const obm = config.obm.map((name) => obmDrivers[name]({ ipmi: config.ipmi }));
+    return {
+      config,
+      db,
+      lineage,
+      log: quiet,
+      obm: new ObmRegistry(
+        config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => quiet.info("dry run: a BMC call", { call, host }))) : obm,
+      ),
+      switches: new SwitchRegistry(config.switches, config.unsavedSwitches, config.switchLimits),
+      headnodes:
+        config.headnode.driver === "mock" ? mockHeadnodes() : libvirt({ ...config.headnode, endpoint: config.headnode.libvirtEndpoint }),
+      allocator,
+      authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
+      ending: new AbortController(),
+      wake,
+    };
+  });
+}
+
+function openStateFile({ file, stateDir, databaseUri }: Config): StateFile {
+  try {
+    return StateFile.in(stateDir, databaseUri);
+  } catch (error) {
+    const folder = stateDir === null ? "is not set, and the default" : stateDir;
+    throw new ConfigError(`${file ?? "The default configuration"}: [general] state_dir: ${folder} can't be written: ${messageOf(error)}.`);
   }
-  const obm = config.obm.map((name) => obmDrivers[name]({ ipmi: config.ipmi }));
-  return {
-    config,
-    db,
-    log,
-    obm: new ObmRegistry(
-      config.dryRun ? obm.map((driver) => dryRunObm(driver, (call, host) => log.info("dry run: a BMC call", { call, host }))) : obm,
-    ),
-    switches: new SwitchRegistry(config.switches, config.unsavedSwitches, config.switchLimits),
-    headnodes:
-      config.headnode.driver === "mock" ? mockHeadnodes() : libvirt({ ...config.headnode, endpoint: config.headnode.libvirtEndpoint }),
-    allocator,
-    authenticator: config.auth.backend === "null" ? nullAuthenticator : databaseAuthenticator(db, config.auth.requireAuthentication),
-    ending: new AbortController(),
-    wake,
-  };
 }
 
 /** Serve the API, and apply networking unless `networks` is false, until SIGTERM or SIGINT. */
 export async function serve(config: Config, options: { port: number; host: string; networks: boolean }): Promise<void> {
   requireNamedNullBackend(config, options.host);
   const log = openLog(config);
-  let worker: Worker | null = null;
-  const ctx = await createContext(config, log, () => worker?.wake());
-  // Before anybody can know that it serves, and so tell it to stop.
-  const told = untilSignal();
-  const front = await orDestroy(ctx.db, async () => listen(createApp(ctx), options));
-  worker = options.networks ? startWorker(ctx) : null;
-  const verifier = worker && startVerifier(ctx);
-  const pruner = worker && startPruner(ctx);
-  const listener = worker ? listenForWakes(config, log, worker) : null;
-  await warnOfSurprises(ctx);
-  const cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) =>
-    log.warning("half-made headnodes are left", { error: messageOf(error) }),
-  );
-  const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front.port}`;
-  log.info("serving", {
-    url,
-    documentation: `${url}/swagger`,
-    database: redactUri(config.databaseUri),
-    networks: options.networks,
-    pid: process.pid,
+  const door = new Door();
+  let front: Front | null = null;
+  let cleaning = Promise.resolve();
+  const { open, begin } = networking(config, log, options.networks);
+  await operate(config.databaseUri, log, {
+    open,
+    begin(ctx) {
+      door.open(ctx.db, createApp(ctx));
+      front ??= listen(door, options);
+      return begin(ctx);
+    },
+    async started(ctx) {
+      await warnOfSurprises(ctx);
+      cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) => log.warning("half-made headnodes are left", { error: messageOf(error) }));
+      const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front!.port}`;
+      log.info("serving", {
+        url,
+        documentation: `${url}/swagger`,
+        database: redactUri(config.databaseUri),
+        networks: options.networks,
+        pid: process.pid,
+      });
+    },
+    stopping: async () => {
+      await front!.stop(requestGraceMs);
+      await within(closeTimeoutMs, cleaning);
+    },
   });
-  await told;
-  log.info("stopping: finishing what is in hand");
-  hangUp(ctx, sessionGraceMs);
-  await Promise.all([front.stop(requestGraceMs), worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
-  await within(closeTimeoutMs, Promise.all([releaseAll(), cleaning]));
-  await within(closeTimeoutMs, ctx.db.destroy());
-  log.info("stopped");
+}
+
+/** The worker and what goes with it, on one database after the other. */
+function networking(config: Config, log: Log, wanted: boolean): Pick<Operation, "open" | "begin"> {
+  let worker: Worker | null = null;
+  return {
+    open: (replaced) => createContext(config, log, () => worker?.wake(), { replaced }),
+    begin(ctx) {
+      worker = wanted ? startWorker(ctx) : null;
+      const verifier = worker && startVerifier(ctx);
+      const pruner = worker && startPruner(ctx);
+      const listener = worker ? listenForWakes(config, ctx.log, worker) : null;
+      const watch = ctx.lineage.watch();
+      return {
+        async stop() {
+          watch.stop();
+          hangUp(ctx, sessionGraceMs);
+          await Promise.all([worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
+          // How far it came.
+          await within(closeTimeoutMs, ctx.lineage.look());
+        },
+      };
+    },
+  };
 }
 
 function openLog(config: Config): Log {
@@ -167,36 +220,34 @@ async function warnOfSwitches({ config, db, log }: Context): Promise<void> {
 /** Only the networking worker. `once` applies what is pending now, and returns. */
 export async function serveNetworks(config: Config, { once }: { once: boolean }): Promise<void> {
   const log = openLog(config);
-  const ctx = await createContext(config, log, () => {});
-  try {
-    if (once) return await applyPending(ctx);
-    const worker = startWorker(ctx);
-    const verifier = startVerifier(ctx);
-    const pruner = startPruner(ctx);
-    const listener = listenForWakes(config, log, worker);
-    log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid });
-    await untilSignal();
-    log.info("stopping: finishing what is in hand");
-    hangUp(ctx, sessionGraceMs);
-    await Promise.all([worker.stop(), verifier?.stop(), pruner.stop(), listener?.stop()]);
-    await within(closeTimeoutMs, releaseAll());
-  } finally {
-    await ctx.db.destroy();
+  if (once) {
+    const ctx = await createContext(config, log, () => {});
+    try {
+      await applyPending(ctx);
+      return await ctx.lineage.look();
+    } finally {
+      await ctx.db.destroy();
+    }
   }
+  await operate(config.databaseUri, log, {
+    ...networking(config, log, true),
+    started: async () => log.info("applying networking actions", { database: redactUri(config.databaseUri), pid: process.pid }),
+    stopping: () => Promise.resolve(),
+  });
 }
 
 /** The first administrator of the database backend. */
 export async function createAdminUser(config: Config, username: string, password: string): Promise<void> {
-  const db = await openDatabase(config.databaseUri);
+  const stateFile = openStateFile(config);
+  const db = await openDatabase(config.databaseUri, {
+    recall: () => stateFile.mainFile(),
+    notice: (_, message) => void process.stderr.write(`warning: ${message}\n`),
+  });
   try {
     await createUser(db, administrator, username, password, true);
   } finally {
     await db.destroy();
   }
-}
-
-function within(ms: number, work: Promise<unknown>): Promise<unknown> {
-  return Promise.race([work.catch(() => {}), new Promise((resolve) => setTimeout(resolve, ms).unref())]);
 }
 
 /** Everybody who can reach a server with the null backend is an administrator of it. */
@@ -216,12 +267,6 @@ async function orDestroy<T>(db: Db, build: () => Promise<T>): Promise<T> {
     await db.destroy();
     throw error;
   }
-}
-
-function untilSignal(): Promise<void> {
-  return new Promise((resolve) => {
-    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
-  });
 }
 
 /**

@@ -51,6 +51,14 @@ const broken: Record<string, { config(): string; says: RegExp; exitCode: number 
     says: /\[general\] log_dir: .*can't be written/,
     exitCode: 2,
   },
+  "a folder for what the server remembers that can't be had": {
+    config: () => {
+      writeFileSync(join(directory.path, "file"), "");
+      return configText({ uri: uri() }).replace("[general]", `[general]\nstate_dir = ${join(directory.path, "file")}`);
+    },
+    says: /\[general\] state_dir: .*can't be written/,
+    exitCode: 2,
+  },
   "an impossible cipher suite": {
     config: () => configText({ uri: uri(), more: "[haas.ext.obm.ipmi]\ncipher_suite = 999" }),
     says: /\[haas\.ext\.obm\.ipmi\] cipher_suite: the value is not a whole number from 0 to 255/,
@@ -80,6 +88,14 @@ test("a user's name that could never log in is refused", () => {
   for (const name of ["", "a:b", " lead", "ad\nmin", "a/b", "x".repeat(256)]) {
     expect([name, haas(config, "create_admin_user", name, "pw").exitCode]).not.toEqual([name, 0]);
   }
+});
+
+test("what the server remembers is for this user only, in a folder that it makes", () => {
+  const folder = join(directory.path, "some/state");
+  expect(haas(configText({ uri: uri() }).replace("[general]", `[general]\nstate_dir = ${folder}`), ...applyOnce).exitCode).toBe(0);
+  expect(statSync(folder).mode & 0o777).toBe(0o700);
+  expect(readdirSync(folder)).toHaveLength(1);
+  expect(statSync(join(folder, readdirSync(folder)[0]!)).mode & 0o777).toBe(0o600);
 });
 
 test("a log in a folder is for this user only", () => {

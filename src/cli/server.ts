@@ -51,6 +51,34 @@ export const serverCommands = [
     },
   }),
   local({
+    name: "backup",
+    grouped: "database backup",
+    about: "copy the SQLite database, as it is now, into a new file; the server may run",
+    args: { file: "the copy; it must not exist yet" },
+    options: [],
+    async run({ file }, _, config) {
+      const settings = config();
+      const { backUp } = await import("../backup.ts");
+      backUp(settings, file);
+    },
+  }),
+  local({
+    name: "restore",
+    grouped: "database restore",
+    about: "put a backup in the place of the SQLite database; no server may run",
+    args: { file: "a copy that `haas backup` made" },
+    options: [],
+    async run({ file }, _, config) {
+      const settings = config();
+      const { restore } = await import("../backup.ts");
+      const { path, kept, ports, warnings } = await restore(settings, file);
+      for (const warning of warnings) process.stderr.write(`warning: ${printable(warning)}\n`);
+      process.stdout.write(`${printable(path)} is now what ${printable(file)} holds.\n`);
+      if (kept !== null) process.stdout.write(`The database before it is kept as ${printable(kept)}.\n`);
+      process.stdout.write(`Switch ports that the next haas reads back before it offers their nodes or any new network: ${ports}.\n`);
+    },
+  }),
+  local({
     name: "create_bridges",
     grouped: "bridges create",
     about: "create what headnodes are plugged into: a bridge for every VLAN of the pool, or one of Open vSwitch",

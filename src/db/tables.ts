@@ -36,6 +36,7 @@ export interface Tables {
     canonical: string | null;
     suspect: string | null;
     drift: string | null;
+    unread: Generated<Flag>;
   };
   node: {
     id: Generated<number>;
@@ -100,5 +101,7 @@ export interface Tables {
     lease_token: Generated<number>;
     lease_until: Generated<number>;
   };
+  lineage: { id: 1; identity: string; counter: number; replacing: Flag };
+  lineage_server: { server: string; mark: string };
   hnic: { id: Generated<number>; headnode_id: number; label: string; look: string | null; network_id: number | null };
 }

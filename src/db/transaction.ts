@@ -1,5 +1,6 @@
 import { type Kysely, PostgresAdapter, sql, type Transaction } from "kysely";
 import { HaasError } from "../errors.ts";
+import { countChange, remember, requirePresent } from "./lineage.ts";
 import type { Tables } from "./tables.ts";
 import { Turns } from "./turns.ts";
 
@@ -20,7 +21,8 @@ export const isPostgres = (db: Db): boolean => db.getExecutor().adapter instance
  * anything. So a check and the write that follows it belong together, on both databases alike.
  * The constraints hold regardless. Never await hardware in here: it would stop every writer.
  *
- * `change` may run again when the database was busy, so it must have no effect outside of `tx`.
+ * The last statement counts the transaction, and rolls it back (UnavailableError) when this is not the database
+ * that it was: see lineage.ts. `change` may run again when the database was busy, so it must have no effect outside of `tx`.
  */
 export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<T> {
   const postgres = isPostgres(db);
@@ -29,10 +31,13 @@ export async function write<T>(db: Db, change: (tx: Tx) => Promise<T>): Promise<
   for (let attempt = 1; ; attempt++) {
     await turns.take();
     try {
-      return await db.transaction().execute(async (tx) => {
+      requirePresent(db);
+      const { result, position } = await db.transaction().execute(async (tx) => {
         if (postgres) await sql`select pg_advisory_xact_lock(${writerLock})`.execute(tx);
-        return change(tx);
+        return { result: await change(tx), position: await countChange(db, tx) };
       });
+      remember(db, position);
+      return result;
     } catch (error) {
       if (!isBusy(error)) throw error;
       if (attempt === busyTries) {

@@ -18,6 +18,7 @@ import {
 } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
 import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
+import { refuseWhileUnread } from "../networking/lineage.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { newName } from "./labels.ts";
 import { getProject } from "./projects.ts";
@@ -238,7 +239,10 @@ export async function startHeadnode(ctx: Context, caller: Caller, label: string)
         else await unmake(ctx, headnode, error);
         throw error;
       }),
-    async (tx, headnode) => void (await freeze(tx, headnode)),
+    async (tx, headnode) => {
+      await refuseWhileUnread(tx);
+      await freeze(tx, headnode);
+    },
   );
 }
 

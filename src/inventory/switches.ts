@@ -1,5 +1,6 @@
 import { type Caller, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
+import type { Flag } from "../db/tables.ts";
 import { type Db, translate, type Tx } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
@@ -9,6 +10,7 @@ import { inUse } from "../networking/session.ts";
 import { isHeld } from "../networking/lease.ts";
 import { switchAddress } from "../hardware/switches/index.ts";
 import { dropSync, enqueueSync, isChangePending, wasEverChanged } from "../networking/journal.ts";
+import { unreadWhenRegistered } from "../networking/lineage.ts";
 import { newName } from "./labels.ts";
 import { getNic, getNode } from "./nodes.ts";
 
@@ -157,7 +159,14 @@ export async function registerPort(ctx: Context, caller: Caller, switchLabel: st
       if (same) throw duplicate(`Port ${quote(label)} on switch ${quote(switchLabel)} is registered already, as ${quote(same.label)}.`);
       const { id } = await tx
         .insertInto("port")
-        .values({ switch_id: parent.id, label, look, canonical, suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort })
+        .values({
+          switch_id: parent.id,
+          label,
+          look,
+          canonical,
+          suspect: driver.startsEmpty || ctx.config.dryRun ? null : freshPort,
+          unread: driver.startsEmpty || ctx.config.dryRun ? 0 : await unreadWhenRegistered(tx),
+        })
         .returning("id")
         .executeTakeFirstOrThrow();
       await enqueueSync(tx, { portId: id, switchId: parent.id, inMs: 0 });
@@ -182,9 +191,9 @@ export async function removePort(db: Db, caller: Caller, switchLabel: string, la
 /** What haas itself may have left on a port must not be forgotten with the port, or with the cable. */
 async function refuseIfUncertain(
   tx: Db,
-  { id, label, suspect, drift }: { id: number; label: string; suspect: string | null; drift: string | null },
+  { id, label, suspect, drift, unread }: { id: number; label: string; suspect: string | null; drift: string | null; unread: Flag },
 ) {
-  if ((suspect ?? drift) === null || !(await wasEverChanged(tx, id))) return;
+  if ((suspect ?? drift) === null || (unread === 0 && !(await wasEverChanged(tx, id)))) return;
   throw blocked(
     `Port ${quote(label)} is not known to carry nothing: ${suspect ?? driftReason} Reconcile its switch, or trust the port, first.`,
   );
@@ -197,7 +206,7 @@ export async function trustPort(ctx: Context, caller: Caller, switchLabel: strin
     if ((port.suspect ?? port.drift) === null) throw blocked(`Port ${quote(label)} is not suspect.`);
     if (await isChangePending(tx, port.id)) throw blocked(`Port ${quote(label)} has a pending networking action.`);
     await dropSync(tx, port.id);
-    await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", port.id).execute();
+    await tx.updateTable("port").set({ suspect: null, drift: null, unread: 0 }).where("id", "=", port.id).execute();
     return port.suspect ?? driftReason;
   });
   ctx.log.warning("a suspect port was declared good by an administrator", { switch: switchLabel, port: label, suspect: suspicion });

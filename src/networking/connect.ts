@@ -7,6 +7,7 @@ import { getNic, getNode } from "../inventory/nodes.ts";
 import { getPort, nicOnPort, noNic } from "../inventory/switches.ts";
 import { planPort, readPort, useSwitch } from "./drift.ts";
 import { type Action, desiredAfter, enqueue, findAction, isPending, type NewAction } from "./journal.ts";
+import { unreadReason } from "./lineage.ts";
 import { channelsOf, getNetwork, mayUse, noAccess } from "./networks.ts";
 import type { SwitchRow } from "./session.ts";
 
@@ -225,6 +226,7 @@ export async function showAction(db: Db, rights: Rights, uuid: string) {
   if (action.node_id === null) requireAdmin(rights);
   else
     requireNodeProject(rights, await db.selectFrom("node").select("project_id").where("id", "=", action.node_id).executeTakeFirstOrThrow());
+  const held = action.status === "PENDING" ? await unreadReason(db) : null;
   return {
     status: action.status,
     node: action.node,
@@ -232,7 +234,7 @@ export async function showAction(db: Db, rights: Rights, uuid: string) {
     new_network: action.new_network,
     type: action.type,
     channel: action.channel,
-    reason: reasonFor(rights, action),
+    reason: held ? held[rights.isAdmin ? "admin" : "tenant"] : reasonFor(rights, action),
     attempts: action.attempts,
     next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(Date.now() + action.due_in_ms).toISOString() : null,
   };

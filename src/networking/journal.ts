@@ -180,11 +180,19 @@ const dueInMs = (db: Db) => sql<number>`case when ${isPast(db, "action.next_try"
 /**
  * The actions that are next on their ports. Each port's go in order; a sync waits for all others,
  * because each of them brings the whole port into its desired state, and takes the sync along when it is done.
+ *
+ * While there is a port that was not read back since the database was replaced, only such ports' syncs are done, which
+ * then take away and add nothing (see `unread` in DueAction): any VLAN may be on a port that nobody has read, so none is
+ * put on another one.
  */
 const nextOnPorts = (db: Db) =>
   db
     .selectFrom("networking_action as action")
     .where("action.status", "=", "PENDING")
+    .where((e) => {
+      const unread = e.selectFrom("port").select("port.id").where("port.unread", "=", sql.lit(1));
+      return e.or([e.not(e.exists(unread)), e.and([e("action.type", "=", "sync_port"), e("action.port_id", "in", unread)])]);
+    })
     .where((e) =>
       e.not(
         e.exists(
@@ -194,6 +202,7 @@ const nextOnPorts = (db: Db) =>
             .whereRef("other.port_id", "=", "action.port_id")
             .where("other.status", "=", "PENDING")
             .where("other.type", "!=", "sync_port")
+            .where((o) => o.not(o.exists(o.selectFrom("port").select("port.id").where("port.unread", "=", sql.lit(1)))))
             .whereRef("other.id", "!=", "action.id")
             .where((o) => o.or([o("action.type", "=", "sync_port"), o("other.id", "<", o.ref("action.id"))])),
         ),
@@ -313,6 +322,8 @@ export interface DueAction {
   nic: string | null;
   /** The wish to have the port right that is fulfilled with it. */
   syncUuid: string | null;
+  /** Not read back since the database was replaced: what the port carries beside `desired` goes, and nothing comes. */
+  unread: boolean;
   desired: PortState;
 }
 
@@ -338,6 +349,7 @@ export async function dueActions(db: Db, switchId: number, limit: number): Promi
       "network.vlan",
       "port.id as portId",
       "port.label as port",
+      "port.unread",
     ])
     .where("action.switch_id", "=", switchId)
     .where(isPast(db, "action.next_try"))
@@ -359,6 +371,7 @@ export async function dueActions(db: Db, switchId: number, limit: number): Promi
     node: action.node,
     nic: action.nic,
     syncUuid: action.syncUuid,
+    unread: action.unread === 1,
     desired: stateOf(attachedAfter(attached.get(action.portId) ?? [], action)),
   }));
 }
@@ -480,7 +493,7 @@ export async function settle(db: Db, held: Lease, outcomes: readonly { action: D
   });
 }
 
-async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid }: DueAction, outcome: Outcome): Promise<void> {
+async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid, unread }: DueAction, outcome: Outcome): Promise<void> {
   const action = await tx
     .selectFrom("networking_action")
     .selectAll()
@@ -502,7 +515,9 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid 
       if (type === "sync_port") return void (await update({}, outcome.againInMs));
       return recordDone(tx, action);
     case "done": {
-      await tx.updateTable("port").set({ suspect: null, drift: null }).where("id", "=", portId).execute();
+      // Its sync stays: when every port has been read, it is brought to what it should carry.
+      if (unread) return void (await tx.updateTable("port").set({ unread: 0 }).where("id", "=", portId).execute());
+      await tx.updateTable("port").set({ suspect: null, drift: null, unread: 0 }).where("id", "=", portId).execute();
       if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
       if (type !== "sync_port") await recordDone(tx, action);
       const inMs = await uncertainForMs(tx, switchId);

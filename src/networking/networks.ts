@@ -5,6 +5,7 @@ import { badArgument, blocked, duplicate, HaasError, notFound, notPermitted, pro
 import { newName } from "../inventory/labels.ts";
 import { maySee } from "../inventory/nodes.ts";
 import { getProject } from "../inventory/projects.ts";
+import { refuseWhileUnread } from "./lineage.ts";
 
 export interface Network {
   id: number;
@@ -66,6 +67,7 @@ export async function createNetwork(
         );
       }
       if (ownerProject && net_id !== "") throw badArgument("Only an administrator's network can have a chosen 'net_id'; leave it empty.");
+      await refuseWhileUnread(tx);
       const vlan = net_id === "" ? await ctx.allocator.allocate(tx) : parseNetworkId(net_id);
       if (vlan !== null) {
         const user = await tx.selectFrom("network").select("id").where("vlan", "=", vlan).executeTakeFirst();

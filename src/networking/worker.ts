@@ -2,7 +2,7 @@ import type { Context } from "../context.ts";
 import { longestPauseMs } from "../db/clock.ts";
 import { Deadline } from "../deadline.ts";
 import { HaasError, messageOf, quote, SessionLostError, SwitchError } from "../errors.ts";
-import { describePort, type PortState, samePort } from "../hardware/switches/driver.ts";
+import { describePort, emptyPort, type PortState, samePort } from "../hardware/switches/driver.ts";
 import {
   type BusySwitch,
   busySwitches,
@@ -166,6 +166,7 @@ class NetworkWorker implements Worker {
         }
         const failures = new Map<DueAction, unknown>();
         inHand = actions;
+        await this.ctx.lineage.advance();
         const lost = await this.#apply(busy, held, actions, failures);
         const ended = lost === null ? actions : actions.filter((action) => failures.has(action));
         const outcomes = ended.map((action) => ({
@@ -214,14 +215,24 @@ class NetworkWorker implements Worker {
     };
     const applied = () => actions.filter((action) => !failures.has(action));
     // First, so that the driver knows what is on them, and writes only what differs.
-    try {
-      const ports = actions.map(({ port }) => port);
-      await held.call(ports, (session) => session.readPorts(ports));
-    } catch (error) {
-      // Otherwise the port that can't be read is told below.
-      if (error instanceof SessionLostError) return failed(error, actions);
+    if (actions.some(({ unread }) => unread)) {
+      const found = await this.#readBack(held, actions, failed);
+      if (found instanceof SessionLostError) return found;
+      for (const action of applied().filter(({ unread }) => unread)) {
+        const actual = found.get(action.port);
+        if (actual) action.desired = this.#common(busy, actual, action.desired);
+        else failures.set(action, new SwitchError(`Switch ${quote(busy.label)}, port ${quote(action.port)}: it reads back no state.`));
+      }
+    } else {
+      try {
+        const ports = actions.map(({ port }) => port);
+        await held.call(ports, (session) => session.readPorts(ports));
+      } catch (error) {
+        // Otherwise the port that can't be read is told below.
+        if (error instanceof SessionLostError) return failed(error, actions);
+      }
     }
-    for (const group of alike(actions)) {
+    for (const group of alike(applied())) {
       try {
         if (await this.#applyTogether(held, group)) continue;
       } catch (error) {
@@ -255,6 +266,14 @@ class NetworkWorker implements Worker {
       return failed(error, applied());
     }
     return null;
+  }
+
+  /** What a port carries and should carry, as far as such a switch has ports that carry it. */
+  #common({ type }: BusySwitch, actual: PortState, desired: PortState): PortState {
+    const native = actual.native === desired.native ? desired.native : null;
+    const tagged = desired.tagged.filter((vlan) => actual.tagged.includes(vlan));
+    const needsNative = !this.ctx.switches.byType(type).capabilities.includes("nativeless-trunk-mode");
+    return native === null && needsNative ? emptyPort : { native, tagged };
   }
 
   /** Several ports at once; false where the switch does not take that. */

@@ -156,6 +156,8 @@ describe("every published command makes its request", () => {
       "serve",
       "serve_networks",
       "create_admin_user",
+      "backup",
+      "restore",
       "create_bridges",
       "delete_bridges",
       "boot_serve",

@@ -294,6 +294,8 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
       ),
       "update switch set address = '10.0.0.1'",
       "update node set obm_address = '10.0.0.1'",
+      "insert into lineage_server (server, mark) values ('s', 'm')",
+      "update lineage set counter = 5",
     ]) {
       await sql.raw(statement).execute(db);
     }
@@ -367,6 +369,10 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
     ["unique", "node(obm_address)", "insert into node (label, obm_type, obm, obm_address) values ('z', 't', '{}', '10.0.0.1')"],
     ["unique", "headnode(uuid)", "insert into headnode (label, project_id, base_img, uuid) values ('i', 1, 'i', 'v')"],
     ["unique", "hnic(headnode_id,label)", "insert into hnic (headnode_id, label) values (1, 'e')"],
+    ["unique", "lineage_server(server)", "insert into lineage_server (server, mark) values ('s', 'n')"],
+    ["check", "lineage", "insert into lineage (id, identity, counter) values (2, 'another', 9)"],
+    ["check", "lineage", "update lineage set replacing = 2"],
+    ["check", "port", "update port set unread = 2"],
     ["check", "users", "update users set is_admin = 2"],
     ["check", "node", "update node set obm_enabled = 2"],
     ["check", "network", network("e", null, 1, 0)],
@@ -412,6 +418,11 @@ describe.each(databases)("the schema itself refuses, on %s", (kind) => {
         (error: { code?: string }) => String(error.code),
       );
     expect(codes[what]).toContain(code);
+  });
+
+  test("the counter of the database never goes back", async () => {
+    await expect(sql.raw("update lineage set counter = 4").execute(db)).rejects.toThrow("the counter of the database only grows");
+    await sql.raw("update lineage set counter = 5").execute(db);
   });
 
   test("every rule of the schema is attacked above", async () => {

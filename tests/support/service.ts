@@ -23,6 +23,10 @@ export interface ServiceOptions {
   more?: string;
 }
 
+/** What servers on PostgreSQL remember of their databases: all of this test run on this machine remember the same. */
+const stateDir = mkdtempSync(join(tmpdir(), "haas-state-"));
+process.on("exit", () => rmSync(stateDir, { recursive: true, force: true }));
+
 /** The text of a haas.cfg for tests; `more` is appended. */
 export function configText({
   uri,
@@ -33,7 +37,7 @@ export function configText({
 }: ServiceOptions & { uri: string }): string {
   const lines = [`auth.${auth}`, `network_allocators.${allocator}`, ...extensions].map((name) => `haas.ext.${name} =`).join("\n");
   return `[general]
-log_level = ${logLevel}
+log_level = ${logLevel}${uri.startsWith("postgres") ? `\nstate_dir = ${stateDir}` : ""}
 [headnode]
 driver = mock
 base_imgs = base-headnode, img1
