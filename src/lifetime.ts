@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
 import type { App } from "./app.ts";
 import type { Context } from "./context.ts";
-import { goneReason, unavailable } from "./db/lineage.ts";
+import { goneReason, requirePresent, unavailable } from "./db/lineage.ts";
 import { abandonDatabase, isPostgresUri, redactUri, sqlitePath } from "./db/open.ts";
 import type { Db } from "./db/transaction.ts";
 import { messageOf, statusOf } from "./errors.ts";
@@ -100,6 +100,16 @@ function stateOfFile(uri: string): string {
   return stat ? `${stat.ino} ${stat.size} ${stat.mtimeNs}` : "";
 }
 
+/** Looks at SQLite's file, which costs microseconds; PostgreSQL is looked at every second. */
+function isPresent(db: Db): boolean {
+  try {
+    requirePresent(db);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Answers from the database that is open, and with 503 from the moment when that is gone. */
 export class Door implements App {
   #open: { db: Db; app: App } | null = null;
@@ -110,7 +120,7 @@ export class Door implements App {
 
   async handle(...request: Parameters<App["handle"]>): Promise<Response> {
     const { db, app } = this.#open!;
-    if (goneReason(db) === null) {
+    if (isPresent(db)) {
       const response = await app.handle(...request);
       if (goneReason(db) === null) return response;
     }

@@ -1,4 +1,5 @@
 import type { Context } from "../context.ts";
+import { requirePresent } from "../db/lineage.ts";
 import { type Db, type Tx, write } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, type HaasError, notFound, quote, SessionLostError, SwitchError } from "../errors.ts";
@@ -85,6 +86,7 @@ export class HeldSwitch {
    */
   async #mayChange(): Promise<void> {
     for (;;) {
+      requirePresent(this.ctx.db);
       const answer = new Deadline(answerLifeMs);
       if (this.lost || !(await holdsLease(this.ctx.db, this.lease))) {
         this.#lose();
