@@ -25,6 +25,18 @@ export const isPast = (db: Db, column: string): RawBuilder<SqlBool> => {
   return sql<SqlBool>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(longestPauseMs)})`;
 };
 
+const offsets = new WeakMap<Db, number>();
+/** Calendar and database's clock drift and are read one after the other; more than this is a clock that was set. */
+const offsetSlackMs = 1_000;
+
+/** A time on the database's clock, which is `inMs` ahead, for showing: the same text for the same time, however often it is asked for. */
+export function shownTime(db: Db, time: number, inMs: number): string {
+  const offset = Date.now() + inMs - time;
+  const known = offsets.get(db);
+  if (known === undefined || Math.abs(offset - known) > offsetSlackMs) offsets.set(db, offset);
+  return new Date(time + offsets.get(db)!).toISOString();
+}
+
 function sinceBootMs(): number {
   try {
     // Not clock_gettime(2): what makes a process believe in another time (faketime) reaches that.

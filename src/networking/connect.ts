@@ -1,5 +1,6 @@
 import { type Caller, requireAdmin, requireNodeProject, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
+import { shownTime } from "../db/clock.ts";
 import { type Db, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, HaasError, projectMismatch, quote } from "../errors.ts";
 import type { PortState } from "../hardware/switches/driver.ts";
@@ -236,6 +237,6 @@ export async function showAction(db: Db, rights: Rights, uuid: string) {
     channel: action.channel,
     reason: held ? held[rights.isAdmin ? "admin" : "tenant"] : reasonFor(rights, action),
     attempts: action.attempts,
-    next_try: action.status === "PENDING" && action.attempts > 0 ? new Date(Date.now() + action.due_in_ms).toISOString() : null,
+    next_try: action.status === "PENDING" && action.attempts > 0 ? shownTime(db, action.next_try, action.due_in_ms) : null,
   };
 }

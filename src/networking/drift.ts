@@ -1,5 +1,6 @@
 import { type Caller, requireAdmin, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
+import { shownTime } from "../db/clock.ts";
 import type { Db } from "../db/transaction.ts";
 import { blocked, quote, SessionLostError, SwitchError } from "../errors.ts";
 import { type PortState, samePort, type SessionObserver, type SwitchDriver } from "../hardware/switches/driver.ts";
@@ -138,9 +139,9 @@ export async function reconcile(ctx: Context, caller: Caller, label: string): Pr
 /** What still waits to be brought to its state, and what is suspect. `next_try` is null for what is due. */
 export async function showReconciliation(db: Db, label: string) {
   const { id } = await getSwitch(db, label);
-  const pending = (await waitingSyncs(db, id)).map(({ due_in_ms, ...sync }) => ({
+  const pending = (await waitingSyncs(db, id)).map(({ due_in_ms, next_try, ...sync }) => ({
     ...sync,
-    next_try: due_in_ms > 0 ? new Date(Date.now() + due_in_ms).toISOString() : null,
+    next_try: due_in_ms > 0 ? shownTime(db, next_try, due_in_ms) : null,
   }));
   const suspect = (await portsOf(db, id)).flatMap(({ label: port, suspect: reason }) => (reason === null ? [] : [{ port, reason }]));
   return { pending, suspect };

@@ -156,7 +156,7 @@ export async function waitingSyncs(db: Db, switchId: number) {
   return db
     .selectFrom("networking_action as action")
     .innerJoin("port", "port.id", "action.port_id")
-    .select(["port.label as port", "action.reason", "action.attempts"])
+    .select(["port.label as port", "action.reason", "action.attempts", "action.next_try"])
     .select(dueInMs(db).as("due_in_ms"))
     .where("action.switch_id", "=", switchId)
     .where("action.status", "=", "PENDING")
