@@ -133,12 +133,19 @@ function exchange(path: string, fresh: string): string | null {
   }
   const old = new Database(path, { create: false, readwrite: true });
   try {
-    takeAlone(old, path);
+    const whole = takeAlone(old, path);
     const kept = `${path}.before-restore-${new Date().toISOString().replace(/[-:]/g, "")}`;
     chmodSync(path, 0o600);
     linkSync(path, kept);
-    // There is none, unless the old one is too damaged for SQLite to have taken it in.
-    for (const suffix of beside) if (existsSync(path + suffix)) renameSync(path + suffix, kept + suffix);
+    for (const suffix of beside) {
+      if (!existsSync(path + suffix)) continue;
+      // What SQLite keeps while it has the file alone; of one that is too damaged to be taken in, what belongs to it.
+      if (whole) rmSync(path + suffix);
+      else {
+        chmodSync(path + suffix, 0o600);
+        renameSync(path + suffix, kept + suffix);
+      }
+    }
     syncFolder(path);
     renameSync(fresh, path);
     syncFolder(path);
@@ -148,8 +155,11 @@ function exchange(path: string, fresh: string): string | null {
   }
 }
 
-/** Nobody else has the database open, nor can open it before `database` is closed. It may be damaged: that is what backups are for. */
-function takeAlone(database: Database, path: string): void {
+/**
+ * Nobody else has the database open, nor can open it before `database` is closed. True when all of it is in its one file
+ * then; false when it is too damaged for that, which is what backups are for.
+ */
+function takeAlone(database: Database, path: string): boolean {
   const inUse = new DatabaseError(`The database ${path} is in use: stop haas, and whatever else has it open, first.`);
   try {
     database.run("pragma busy_timeout = 0");
@@ -157,8 +167,10 @@ function takeAlone(database: Database, path: string): void {
     const mode = database.query<{ journal_mode: string }, []>("pragma journal_mode = delete").get();
     if (mode?.journal_mode !== "delete") throw inUse;
     database.run("begin exclusive");
+    return true;
   } catch (error) {
     if (error === inUse || (error instanceof Error && "code" in error && /^SQLITE_(BUSY|LOCKED)/.test(String(error.code)))) throw inUse;
+    return false;
   }
 }
 

@@ -13,7 +13,7 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import pg from "pg";
 import { switchTypePrefix } from "../../src/hardware/switches/index.ts";
 import { startConsole } from "../sim/console.ts";
@@ -868,6 +868,19 @@ describe("haas backup and restore", () => {
     site.device.behaviour.refusesLogins = true;
     await site.start();
     await expectDisbelief(/another database/);
+  });
+
+  test("restore leaves nothing beside the two databases, and nothing that others can read", async () => {
+    const backup = await site.backup();
+    await site.end();
+    chmodSync(site.file, 0o644);
+    const { status, out } = await site.haas("restore", backup);
+    expect(status).toBe(0);
+    const kept = /kept as (.*)\.\n/.exec(out)![1]!;
+    const folder = dirname(site.file);
+    const files = readdirSync(folder).filter((name) => name.startsWith(basename(site.file)));
+    expect(files.toSorted()).toEqual([basename(site.file), basename(kept)].toSorted());
+    for (const name of files) expect({ name, mode: statSync(join(folder, name)).mode & 0o777 }).toEqual({ name, mode: 0o600 });
   });
 
   test("a restored database is not believed either by a haas that remembers nothing", async () => {
