@@ -264,7 +264,8 @@ test("a change that waits for its turn at the database is none when its administ
     await db.updateTable("switch").set({ host_key: "k" }).where("label", "=", "sw").execute();
     await as("chief", "GET", "/projects");
     const rows = async () => {
-      const tables = (await db.introspection.getTables()).map(({ name }) => name as "node");
+      // All but the counter, which this test's own transaction moves.
+      const tables = (await db.introspection.getTables()).map(({ name }) => name as "node").filter((name) => String(name) !== "lineage");
       const all = await Promise.all(tables.map((name) => db.selectFrom(name).selectAll().execute()));
       return JSON.stringify(all.map((of) => of.map((row) => JSON.stringify(row)).toSorted()));
     };
