@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { type RawBuilder, sql } from "kysely";
-import { databaseNow, isPast, longestPauseMs } from "../db/clock.ts";
+import { databaseTime, isPast, longestPauseMs } from "../db/clock.ts";
 import { type Db, type Tx, write } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, quote } from "../errors.ts";
@@ -25,7 +25,6 @@ const pauseMs = 50;
 /** Above `idleWaitMs`, so that nothing begins between the wait and its end. */
 const holdMs = 55_000;
 
-const ahead = (db: Db, ms: number): RawBuilder<number> => sql<number>`${databaseNow(db)} + ${sql.lit(ms)}`;
 const isAhead = (db: Db, column: string): RawBuilder<boolean> => sql<boolean>`not ${isPast(db, column)}`;
 
 /** A command for one node's BMC. */
@@ -47,7 +46,7 @@ export async function runCommandOf<T>(db: Db, { nodeId, userId, timeoutMs, permi
       await permit(tx);
       await dropPast(tx, nodeId);
       const fresh = new Deadline(freshMs);
-      const row = { node_id: nodeId, user_id: userId, ends_by: ahead(tx, lifeMs) };
+      const row = { node_id: nodeId, user_id: userId, ends_by: databaseTime(tx, lifeMs) };
       const { id } = await tx.insertInto("obm_command").values(row).returning("id").executeTakeFirstOrThrow();
       return { id, fresh };
     });
@@ -67,7 +66,7 @@ const renew = (db: Db, id: number, lifeMs: number) =>
   write(db, (tx) =>
     tx
       .updateTable("obm_command")
-      .set({ ends_by: ahead(tx, lifeMs) })
+      .set({ ends_by: databaseTime(tx, lifeMs) })
       .where("id", "=", id)
       .execute(),
   );
@@ -140,7 +139,7 @@ export async function hold(tx: Tx, node: { id: number; label: string }, mine: st
   if (await isHeld(tx, node.id, mine)) throw changesHands(node.label);
   await tx
     .updateTable("node")
-    .set({ hold: mine, hold_until: ahead(tx, holdMs) })
+    .set({ hold: mine, hold_until: databaseTime(tx, holdMs) })
     .where("id", "=", node.id)
     .execute();
 }
