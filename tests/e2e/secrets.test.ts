@@ -588,7 +588,7 @@ describe("switches of every vendor, healthy and broken", () => {
     const done = async (method: string, path: string, sent?: unknown) =>
       expect([path, (await call(method, path, sent)).status]).toEqual([path, 200]);
     await done("PUT", `/switch/${label}`, body);
-    if (keyChanged) await sql(uri, `update switch set host_key = 'SHA256:other' where label = '${label}'`);
+    if (keyChanged) await sql(uri, `update switch set host_key = 'SHA256:other ' || label where label = '${label}'`);
     await done("PUT", `/node/${label}`, { obm: mockObm });
     await done("PUT", `/node/${label}/nic/eth0`, { macaddr: "m" });
     await done("PUT", port);
