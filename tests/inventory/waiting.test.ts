@@ -265,7 +265,7 @@ test("a change that waits for its turn at the database is none when its administ
     await as("chief", "GET", "/projects");
     const rows = async () => {
       // All but the counter, which this test's own transaction moves.
-      const tables = (await db.introspection.getTables()).map(({ name }) => name as "node").filter((name) => String(name) !== "lineage");
+      const tables = (await db.introspection.getTables()).flatMap(({ name }) => (name === "lineage" ? [] : [name as "node"]));
       const all = await Promise.all(tables.map((name) => db.selectFrom(name).selectAll().execute()));
       return JSON.stringify(all.map((of) => of.map((row) => JSON.stringify(row)).toSorted()));
     };
