@@ -272,7 +272,7 @@ function readOptions(options: Options): Config {
         (n) => Number.isInteger(n) && n >= 1 && n <= 1000,
         "a whole number from 1 to 1000",
       ),
-      leaseMs: 1000 * options.number("network-daemon", "lease_time", 60, (s) => s >= 3 && s <= 60, "a number of seconds from 3 to 60"),
+      leaseMs: 1000 * options.number("network-daemon", "lease_time", 45, (s) => s >= 3 && s <= 55, "a number of seconds from 3 to 55"),
       verifyIntervalMs: verifyIntervalMs === 0 ? null : verifyIntervalMs,
       keepMs:
         dayMs * options.number("network-daemon", "keep", 90, (days) => days >= 1 && days <= 36_500, "a number of days from 1 to 36500"),

@@ -3,11 +3,13 @@ import { uptime } from "node:os";
 import { type RawBuilder, sql, type SqlBool } from "kysely";
 import { type Db, isPostgres } from "./transaction.ts";
 
+/** Nothing in the database waits for longer than this, leases included. */
+export const longestPauseMs = 55_000;
 /**
- * Nothing in the database waits for longer than this, leases included. So a stored time that is further ahead comes
- * from a clock that was set since, or from before a reboot, and counts as past.
+ * So a stored time that is further ahead than this comes from a clock that was set since, or from before a reboot, and
+ * counts as past. The difference is for queries that were made before they got their turn at the database.
  */
-export const longestPauseMs = 60_000;
+const farAheadMs = 60_000;
 
 /**
  * The time that all processes on a database agree on, in milliseconds: PostgreSQL's own clock; on SQLite, whose
@@ -22,7 +24,7 @@ export const databaseTime = (db: Db, inMs: number): RawBuilder<number> => sql<nu
 /** Whether the time in a column, on the database's clock, has come. */
 export const isPast = (db: Db, column: string): RawBuilder<SqlBool> => {
   const now = databaseNow(db);
-  return sql<SqlBool>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(longestPauseMs)})`;
+  return sql<SqlBool>`(${sql.ref(column)} <= ${now} or ${sql.ref(column)} > ${now} + ${sql.lit(farAheadMs)})`;
 };
 
 const offsets = new WeakMap<Db, number>();

@@ -16,14 +16,14 @@ const freshTries = 3;
 /** For ending what has taken too long, and for telling so. */
 const slackMs = 3_000;
 /** A row that outlives this is renewed: see `longestPauseMs`. */
-const longestLifeMs = longestPauseMs - 5_000;
+const longestLifeMs = longestPauseMs;
 const renewEveryMs = 15_000;
 /** Above the life of a row with the default time-out of a command, which is 15 s. */
 const idleWaitMs = 30_000;
 const strippedWaitMs = 60_000;
 const pauseMs = 50;
 /** Above `idleWaitMs`, so that nothing begins between the wait and its end. */
-const holdMs = 55_000;
+const holdMs = longestPauseMs;
 
 const isAhead = (db: Db, column: string): RawBuilder<boolean> => sql<boolean>`not ${isPast(db, column)}`;
 

@@ -1,9 +1,12 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { databaseTime, longestPauseMs } from "../../src/db/clock.ts";
+import { write } from "../../src/db/transaction.ts";
 import { emptyPort } from "../../src/hardware/switches/driver.ts";
+import { holdsLease, takeLease } from "../../src/networking/lease.ts";
 import { onEveryLine, portNames, registration, startEmulator, type Vendor, vendors } from "../support/emulators.ts";
-import { mockObm, type Service, startService } from "../support/service.ts";
+import { databases, mockObm, mockSwitch, type Service, startService } from "../support/service.ts";
 
 // Another process takes the switch over between two lines of a change, as when this one was stopped there: nothing more
 // of the change is sent, and nobody is offered the port before it was read back.
@@ -85,5 +88,32 @@ test.each(vendors)("a %s that is taken over between any two lines of a change ge
     } finally {
       await stop();
     }
+  }
+});
+
+test.each(databases)("a holder that renews its lease while it is asked is never told that it lost it, on %s", async (kind) => {
+  const service = await startService(kind);
+  try {
+    const { db } = service.ctx;
+    await service.ok("PUT", "/switch/sw", mockSwitch);
+    const { id } = await db.selectFrom("switch").select("id").executeTakeFirstOrThrow();
+    const lease = (await write(db, (tx) => takeLease(tx, "switch", id, longestPauseMs)))!;
+    const answers: boolean[] = [];
+    for (let i = 0; i < 20; i++) {
+      const asked = Promise.withResolvers<boolean>();
+      await write(db, async (tx) => {
+        // The question is put now, and answered when the renewal has been written.
+        void holdsLease(db, lease).then(asked.resolve, asked.reject);
+        await Bun.sleep(25);
+        await tx
+          .updateTable("switch")
+          .set({ lease_until: databaseTime(tx, lease.ms) })
+          .execute();
+      });
+      answers.push(await asked.promise);
+    }
+    expect(answers.filter((held) => !held)).toEqual([]);
+  } finally {
+    await service.stop();
   }
 });
