@@ -18,6 +18,9 @@ const farAheadMs = 60_000;
 export const databaseNow = (db: Db): RawBuilder<number> =>
   isPostgres(db) ? sql<number>`(extract(epoch from clock_timestamp()) * 1000)::bigint` : sql<number>`cast(${sinceBootMs()} as integer)`;
 
+/** The calendar that all processes on a database share, in milliseconds since 1970: for showing, and for what is compared with such a time. It can be set. */
+export const calendarNow = (db: Db): RawBuilder<number> => (isPostgres(db) ? databaseNow(db) : sql<number>`cast(${Date.now()} as integer)`);
+
 /** So many milliseconds from now, for a column. */
 export const databaseTime = (db: Db, inMs: number): RawBuilder<number> => sql<number>`(${databaseNow(db)} + ${sql.lit(Math.round(inMs))})`;
 

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { sql, type SqlBool } from "kysely";
 import type { Context } from "../context.ts";
+import { calendarNow } from "../db/clock.ts";
 import { type Db, write } from "../db/transaction.ts";
 import { HaasError, messageOf } from "../errors.ts";
 import { describePort, samePort } from "../hardware/switches/driver.ts";
@@ -14,7 +16,7 @@ const busyWaitMs = 10_000;
 /** Checks at the same time: many, so that switches that don't answer hold up no others. */
 const checkLimit = 32;
 const stopTimeoutMs = 20_000;
-/** How far the clocks of two servers may be apart. */
+/** A check that is further in the future than this was dated by a clock that was set back since. */
 const clockSlackMs = 30_000;
 
 export interface Verifier {
@@ -71,15 +73,19 @@ class DriftVerifier implements Verifier {
 }
 
 /** Switches with ports that nobody has checked for so long. */
-const dueSwitches = (db: Db, intervalMs: number) =>
-  db
-    .selectFrom("switch")
-    .select(["id", "label", "type", "settings"])
-    .where("id", "in", (port) => port.selectFrom("port").select("switch_id"))
-    // A check in the future: the clock was set back since.
-    .where((e) =>
-      e.or([e("checked_at", "is", null), e("checked_at", "<=", Date.now() - intervalMs), e("checked_at", ">", Date.now() + clockSlackMs)]),
-    );
+function dueSwitches(db: Db, intervalMs: number) {
+  const now = calendarNow(db);
+  return (
+    db
+      .selectFrom("switch")
+      .select(["id", "label", "type", "settings"])
+      .where("id", "in", (port) => port.selectFrom("port").select("switch_id"))
+      // A check in the future: the clock was set back since.
+      .where(
+        sql<SqlBool>`(checked_at is null or checked_at <= ${now} - ${sql.lit(intervalMs)} or checked_at > ${now} + ${sql.lit(clockSlackMs)})`,
+      )
+  );
+}
 
 async function verify(ctx: Context, row: SwitchRow, intervalMs: number): Promise<void> {
   try {
@@ -132,7 +138,11 @@ async function checkPorts(ctx: Context, row: SwitchRow, session: SwitchReader): 
 /** Keep what a check found. `drifts`: what the ports that were read carry, as JSON, or null where it is right. */
 async function record(db: Db, switchId: number, error: string | null, drifts: ReadonlyMap<number, string | null>): Promise<void> {
   await write(db, async (tx) => {
-    await tx.updateTable("switch").set({ checked_at: Date.now(), check_error: error }).where("id", "=", switchId).execute();
+    await tx
+      .updateTable("switch")
+      .set({ checked_at: calendarNow(tx), check_error: error })
+      .where("id", "=", switchId)
+      .execute();
     for (const [portId, drift] of drifts) {
       await tx.updateTable("port").set({ drift }).where("id", "=", portId).where("drift", "is distinct from", drift).execute();
     }
