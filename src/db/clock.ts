@@ -42,6 +42,10 @@ export function shownTime(db: Db, time: number, inMs: number): string {
   return new Date(time + offsets.get(db)!).toISOString();
 }
 
+/** How many milliseconds it is until the time in a column, on the database's clock; 0 when that has come. */
+export const timeLeft = (db: Db, column: string): RawBuilder<number> =>
+  sql<number>`case when ${isPast(db, column)} then 0 else ${sql.ref(column)} - ${databaseNow(db)} end`;
+
 function sinceBootMs(): number {
   try {
     // Not clock_gettime(2): what makes a process believe in another time (faketime) reaches that.

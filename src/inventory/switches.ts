@@ -238,21 +238,8 @@ export async function connectNic(
   nodeLabel: string,
   nicLabel: string,
 ): Promise<void> {
-  await onceRead((patient) => plugIn(db, caller, switchLabel, label, nodeLabel, nicLabel, patient));
-}
-
-/** False when the port is too fresh, and the caller has the time to wait. */
-async function plugIn(
-  db: Db,
-  caller: Caller,
-  switchLabel: string,
-  label: string,
-  nodeLabel: string,
-  nicLabel: string,
-  patient: boolean,
-): Promise<boolean> {
   const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
-  return translate(
+  const plugIn = (patient: boolean) =>
     writeAsAdmin(db, caller, async (tx) => {
       const port = await getPort(tx, switchLabel, label);
       const node = await getNode(tx, nodeLabel);
@@ -266,9 +253,8 @@ async function plugIn(
       }
       await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
       return true;
-    }),
-    { onUnique: taken },
-  );
+    });
+  await onceRead((patient) => translate(plugIn(patient), { onUnique: taken }));
 }
 
 export async function detachNic(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {

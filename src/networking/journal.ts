@@ -1,5 +1,5 @@
 import { type Insertable, type RawBuilder, type Selectable, sql, type Updateable } from "kysely";
-import { databaseNow, databaseTime, isPast } from "../db/clock.ts";
+import { databaseTime, isPast, timeLeft } from "../db/clock.ts";
 import type { Flag, Tables } from "../db/tables.ts";
 import { type Db, isPostgres, type Tx, write } from "../db/transaction.ts";
 import type { PortState } from "../hardware/switches/driver.ts";
@@ -157,7 +157,7 @@ export async function waitingSyncs(db: Db, switchId: number) {
     .selectFrom("networking_action as action")
     .innerJoin("port", "port.id", "action.port_id")
     .select(["port.label as port", "action.reason", "action.attempts", "action.next_try"])
-    .select(dueInMs(db).as("due_in_ms"))
+    .select(timeLeft(db, "action.next_try").as("due_in_ms"))
     .where("action.switch_id", "=", switchId)
     .where("action.status", "=", "PENDING")
     .where("action.type", "=", "sync_port")
@@ -169,13 +169,10 @@ export async function findAction(db: Db, uuid: string): Promise<(Action & { due_
   return db
     .selectFrom("networking_action as action")
     .selectAll()
-    .select(dueInMs(db).as("due_in_ms"))
+    .select(timeLeft(db, "action.next_try").as("due_in_ms"))
     .where("uuid", "=", uuid)
     .executeTakeFirst();
 }
-
-/** In how many milliseconds an `action` is due; 0 or less when it is. */
-const dueInMs = (db: Db) => sql<number>`case when ${isPast(db, "action.next_try")} then 0 else action.next_try - ${databaseNow(db)} end`;
 
 /**
  * The actions that are next on their ports. Each port's go in order; a sync waits for all others,
@@ -234,7 +231,7 @@ export async function busySwitches(db: Db): Promise<BusySwitch[]> {
 export async function nextDueInMs(db: Db): Promise<number | null> {
   const row = await nextOnPorts(db)
     .innerJoin("switch", "switch.id", "action.switch_id")
-    .select((e) => e.fn.min(dueInMs(db)).as("in_ms"))
+    .select((e) => e.fn.min(timeLeft(db, "action.next_try")).as("in_ms"))
     .where("switch.lease_owner", "is", null)
     .executeTakeFirst();
   return row?.in_ms ?? null;
@@ -301,11 +298,7 @@ export async function doubt(db: Db, switchId: number, portIds: readonly number[]
 
 /** In how many milliseconds what is read back now is to be read once more; 0 when it counts. */
 async function uncertainForMs(tx: Tx, switchId: number): Promise<number> {
-  const row = await tx
-    .selectFrom("switch")
-    .select(sql<number>`case when ${isPast(tx, "uncertain_until")} then 0 else uncertain_until - ${databaseNow(tx)} end`.as("ms"))
-    .where("id", "=", switchId)
-    .executeTakeFirst();
+  const row = await tx.selectFrom("switch").select(timeLeft(tx, "uncertain_until").as("ms")).where("id", "=", switchId).executeTakeFirst();
   return row?.ms ?? 0;
 }
 
