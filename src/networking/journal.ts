@@ -140,6 +140,15 @@ export async function wasEverChanged(db: Db, portId: number): Promise<boolean> {
 const changesOf = (db: Db, portId: number) =>
   db.selectFrom("networking_action").select("id").where("port_id", "=", portId).where("type", "!=", "sync_port").limit(1);
 
+/** haas's own wish to have the port right. */
+const syncOf = (db: Db, portId: number) =>
+  db
+    .selectFrom("networking_action")
+    .select("id")
+    .where("port_id", "=", portId)
+    .where("status", "=", "PENDING")
+    .where("type", "=", "sync_port");
+
 /** Drop haas's own wish to have the port right; with `uuid`, only if that is still its name: see enqueueSync. */
 export async function dropSync(tx: Tx, portId: number, uuid?: string): Promise<void> {
   await tx
@@ -486,7 +495,12 @@ export async function settle(db: Db, held: Lease, outcomes: readonly { action: D
   });
 }
 
-async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid, unread }: DueAction, outcome: Outcome): Promise<void> {
+async function settleOne(
+  tx: Tx,
+  switchId: number,
+  { id, uuid, type, portId, syncUuid, unread }: DueAction,
+  outcome: Outcome,
+): Promise<void> {
   const action = await tx
     .selectFrom("networking_action")
     .selectAll()
@@ -508,10 +522,19 @@ async function settleOne(tx: Tx, switchId: number, { id, type, portId, syncUuid,
       if (type === "sync_port") return void (await update({}, outcome.againInMs));
       return recordDone(tx, action);
     case "done": {
-      // Its sync stays: when every port has been read, it is brought to what it should carry.
-      if (unread) return void (await tx.updateTable("port").set({ unread: 0 }).where("id", "=", portId).execute());
-      await tx.updateTable("port").set({ suspect: null, drift: null, unread: 0 }).where("id", "=", portId).execute();
+      if (unread) {
+        // Its sync stays: when every port has been read, it is brought to what it should carry.
+        if (action.uuid === uuid) await tx.updateTable("port").set({ unread: 0 }).where("id", "=", portId).execute();
+        return;
+      }
       if (syncUuid !== null) await dropSync(tx, portId, syncUuid);
+      // A wish that came meanwhile is for a later read-back than this one: what made it necessary still stands.
+      await tx
+        .updateTable("port")
+        .set({ suspect: null, drift: null })
+        .where("id", "=", portId)
+        .where((e) => e.not(e.exists(syncOf(tx, portId))))
+        .execute();
       if (type !== "sync_port") await recordDone(tx, action);
       const inMs = await uncertainForMs(tx, switchId);
       if (inMs > 0) await suspectPorts(tx, switchId, [portId], { reason: twoHolders, inMs });

@@ -104,6 +104,26 @@ describe.each(databases)("ports that were not read back since the database was r
     await ok("PUT", "/network/new", { owner: "p", access: "p", net_id: "" });
   });
 
+  test("stay so when they were being changed at that moment: what was read back before does not count", async () => {
+    await addSwitch("n", "nexus", 1);
+    const { db } = service.ctx;
+    const { device } = devices.get("n")!;
+    let adopted: Promise<unknown> | null = null;
+    const after: { suspect: string | null; unread: number }[] = [];
+    const look = async () => void after.push(await db.selectFrom("port").select(["suspect", "unread"]).executeTakeFirstOrThrow());
+    device.behaviour.onLine = (line) => {
+      // The port has been read back, and its change is not settled yet.
+      if (adopted === null) return line.startsWith("copy") ? { answer: (adopted = write(db, (tx) => adopt(tx, false))) } : null;
+      return { answer: look() };
+    };
+    const id = await connect("n-1", "red");
+    await service.apply();
+    expect((await ok("GET", `/networking_action/${id}`)).status).toBe("DONE");
+    expect(after[0]).toEqual({ suspect: expect.stringContaining("has not read it back"), unread: 1 });
+    expect(await ok("GET", "/switch/n/reconcile")).toEqual({ pending: [], suspect: [] });
+    expect(carries("n", 1)).toEqual({ native: 300, tagged: [] });
+  });
+
   test("of a switch that is gone keep everybody waiting, until an administrator vouches for them", async () => {
     await addSwitch("n", "nexus", 1);
     await addSwitch("gone", "powerconnect55xx", 1);
