@@ -3,7 +3,8 @@ import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
 import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, UnavailableError, validation } from "./errors.ts";
-import { factsOf, type RequestFacts, type Upgrade } from "./routes/controller.ts";
+import { factsOf, type RequestFacts } from "./routes/controller.ts";
+import { type Arrival, arrivalOf } from "./http/arrival.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
 import { extensionRoutes } from "./routes/extensions.ts";
@@ -17,11 +18,8 @@ import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
 
 export interface App {
-  /**
-   * Answer one request. `address` is the client's. Never rejects. `upgrade` makes a WebSocket of the request; the answer
-   * is then of no use.
-   */
-  handle(request: Request, address?: string, upgrade?: Upgrade): Promise<Response>;
+  /** Answer one request. Never rejects. The answer is of no use once the request was upgraded to a WebSocket. */
+  handle(request: Request, arrival?: Arrival): Promise<Response>;
 }
 
 /** The whole HTTP service as a function; it listens to nothing (see front.ts). */
@@ -54,14 +52,13 @@ export function createApp(ctx: Context): App {
   let count = 0;
 
   return {
-    async handle(request, address = "", upgrade) {
+    async handle(request, arrival = arrivalOf(request)) {
       const routed = encodePortName(request);
       const facts: RequestFacts = {
         id: `${idPrefix}-${(++count).toString(36)}`,
-        address,
+        arrival,
         receivedAt: performance.now(),
         caller: null,
-        ...(upgrade && { upgrade }),
       };
       factsOf.set(routed, facts);
       let response: Response;
@@ -89,7 +86,7 @@ function logRequest(ctx: Context, request: Request, status: number, facts: Reque
     status,
     ms: Math.round((performance.now() - facts.receivedAt) * 10) / 10,
     user: facts.caller?.user?.label ?? null,
-    address: facts.address,
+    address: facts.arrival.address,
   });
 }
 

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
+import { isIP } from "node:net";
 import { join } from "node:path";
 import { type LogLevel, logLevels } from "./log.ts";
 
@@ -23,6 +24,16 @@ export interface Config {
   readonly logDir: string | null;
   /** Where a server remembers how far its database had come; null for beside SQLite's file, or the working directory. */
   readonly stateDir: string | null;
+  readonly http: {
+    /** Files of the certificate, with its chain, and of its key (PEM); null for plain HTTP. */
+    readonly tls: { readonly certFile: string; readonly keyFile: string } | null;
+    /** Refuse passwords that come from another machine over plain HTTP. */
+    readonly requireTls: boolean;
+    /** Addresses, or ranges in CIDR form, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. */
+    readonly trustedProxies: readonly string[];
+    /** Names of this server, in lower case and without a port, that the null backend answers to beside the loopback's and its address. */
+    readonly hosts: readonly string[];
+  };
   readonly auth: {
     readonly backend: (typeof authBackends)[number];
     /** The backend was asked for by name. Only then may the null backend serve other machines. */
@@ -39,6 +50,8 @@ export interface Config {
     readonly ovsBridge: string;
   };
   readonly clientEndpoint: string | null;
+  /** Certificates (PEM) that the command line trusts beside the system's. */
+  readonly clientCaFile: string | null;
   readonly databaseUri: string;
   readonly dryRun: boolean;
   readonly debug: boolean;
@@ -245,6 +258,12 @@ function readOptions(options: Options): Config {
     logLevel: options.choice("general", "log_level", "info", logLevels),
     logDir: options.text("general", "log_dir"),
     stateDir: options.text("general", "state_dir"),
+    http: {
+      tls: readTls(options),
+      requireTls: options.boolean("general", "require_tls", false),
+      trustedProxies: readProxies(options),
+      hosts: options.list("general", "hosts").map((host) => host.toLowerCase()),
+    },
     auth: {
       backend: extensions.auth.name,
       named: extensions.auth.named,
@@ -259,6 +278,7 @@ function readOptions(options: Options): Config {
       ovsBridge: options.matching("headnode", "ovs_bridge", interfaceForm, "the name of a bridge") ?? "br-trunk",
     },
     clientEndpoint: options.text("client", "endpoint"),
+    clientCaFile: options.text("client", "ca_file"),
     databaseUri: options.matching("database", "uri", databaseUriForm, databaseUriForms) ?? "sqlite:///haas.db",
     dryRun: options.get("devel", "dry_run") !== undefined,
     debug: options.boolean("devel", "debug", false),
@@ -297,6 +317,27 @@ function readOptions(options: Options): Config {
     switchLimits: readSwitchLimits(options),
     warnings: options.unknown(),
   };
+}
+
+function readTls(options: Options): Config["http"]["tls"] {
+  const certFile = options.text("general", "tls_cert");
+  const keyFile = options.text("general", "tls_key");
+  if (certFile !== null && keyFile !== null) return { certFile, keyFile };
+  if (certFile !== null) throw options.bad("general", "tls_cert", "it is of no use without tls_key");
+  if (keyFile !== null) throw options.bad("general", "tls_key", "it is of no use without tls_cert");
+  return null;
+}
+
+function readProxies(options: Options): string[] {
+  const proxies = options.list("general", "trusted_proxies");
+  for (const proxy of proxies) {
+    const [, address = "", bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(proxy) ?? [];
+    const version = isIP(address);
+    if (version === 0 || (bits !== undefined && Number(bits) > (version === 4 ? 32 : 128))) {
+      throw options.bad("general", "trusted_proxies", `'${proxy}' is neither an address nor a range like 10.0.0.0/8`);
+    }
+  }
+  return proxies;
 }
 
 function readSwitchLimits(options: Options): Config["switchLimits"] {

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { App } from "./app.ts";
+import { arrivalOf } from "./http/arrival.ts";
 import { type Tunnel, tunnels } from "./tunnel.ts";
 
 // Bun closes the connection on a method in lower case, and published examples say `curl -X put`. It
@@ -263,11 +264,11 @@ class ConnectionFront {
         unix: path,
         fetch: async (request, server) => {
           let upgraded = false;
-          const answer = await this.app.handle(
-            request,
+          const answer = await this.app.handle(request, {
+            ...arrivalOf(request),
             address,
-            (data, headers) => (upgraded = server.upgrade(request, { data, headers })),
-          );
+            upgrade: (data, headers) => (upgraded = server.upgrade(request, { data, headers })),
+          });
           // It was answered by the handshake.
           return upgraded ? undefined : answer;
         },

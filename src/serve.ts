@@ -9,6 +9,7 @@ import { StateFile } from "./db/state-file.ts";
 import type { Db } from "./db/transaction.ts";
 import { messageOf } from "./errors.ts";
 import { type Front, listen } from "./front.ts";
+import { isLoopback } from "./http/arrival.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
@@ -252,8 +253,7 @@ export async function createAdminUser(config: Config, username: string, password
 
 /** Everybody who can reach a server with the null backend is an administrator of it. */
 function requireNamedNullBackend(config: Config, host: string): void {
-  const loopback = host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
-  if (config.auth.backend === "null" && !config.auth.named && !loopback) {
+  if (config.auth.backend === "null" && !config.auth.named && host !== "localhost" && !isLoopback(host)) {
     throw new ConfigError(
       `Without authentication haas serves this machine only, not ${host}. Name a backend in [extensions] of haas.cfg: haas.ext.auth.database, or haas.ext.auth.null if that is what you want.`,
     );

@@ -3,7 +3,7 @@ import { Elysia, t } from "elysia";
 import type { Caller, Identity } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
-import type { Tunnel } from "../tunnel.ts";
+import type { Arrival } from "../http/arrival.ts";
 import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
 // What every resource's controller shares: who is calling, how a body is read, and the shapes that
@@ -14,17 +14,11 @@ const bodyLimitBytes = 1024 * 1024;
 /** Facts about a request that the HTTP layer knows and a route may need; see app.ts. */
 export interface RequestFacts {
   readonly id: string;
-  /** The client's address, for slowing down guesses. */
-  readonly address: string;
+  readonly arrival: Arrival;
   readonly receivedAt: number;
   /** Filled in by authentication. */
   caller: Caller | null;
-  /** Absent where there is no connection to upgrade. */
-  readonly upgrade?: Upgrade;
 }
-
-/** Answer a WebSocket handshake; false when the request is none. */
-export type Upgrade = (tunnel: Tunnel, headers: Record<string, string>) => boolean;
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
 
@@ -81,7 +75,7 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 
 /** Who sent a request, as things are now. */
 export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
-  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.address ?? "");
+  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.arrival.address ?? "");
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
@@ -129,7 +123,7 @@ async function readText(request: Request): Promise<string> {
   if (request.headers.get("content-type")?.startsWith("multipart/form-data")) return "";
   const tooLarge = () => new HaasError("PayloadTooLargeError", `The body is larger than ${bodyLimitBytes} bytes.`);
   if (Number(request.headers.get("content-length") ?? 0) > bodyLimitBytes) throw tooLarge();
-  const bytes = await request.arrayBuffer();
+  const bytes = await factsOf.get(request)!.arrival.body(bodyLimitBytes);
   if (bytes.byteLength > bodyLimitBytes) throw tooLarge();
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);

@@ -129,7 +129,7 @@ export const headnodeRoutes = (ctx: Context) =>
             .get("sec-websocket-protocol")
             ?.split(/\s*,\s*/)
             .includes("binary") ?? false;
-        if (factsOf.get(request)?.upgrade?.(tunnel, binary ? { "sec-websocket-protocol": "binary" } : {})) return;
+        if (factsOf.get(request)?.arrival.upgrade?.(tunnel, binary ? { "sec-websocket-protocol": "binary" } : {})) return;
         tunnel.close();
         throw validation("This is no complete WebSocket handshake.");
       },

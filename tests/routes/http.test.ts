@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
 import { type Front, listen } from "../../src/front.ts";
+import type { Arrival } from "../../src/http/arrival.ts";
 import { mockObm, mockSwitch, type Service, startService } from "../support/service.ts";
 
 // Bytes on a socket, because what is tested here is what HTTP clients never let one send.
@@ -14,9 +15,9 @@ const addresses: string[] = [];
 beforeAll(async () => {
   service = await startService("sqlite");
   const app = {
-    handle: (request: Request, address?: string) => {
-      addresses.push(address ?? "none");
-      return service.app.handle(request, address);
+    handle: (request: Request, arrival?: Arrival) => {
+      addresses.push(arrival?.address ?? "none");
+      return service.app.handle(request, arrival);
     },
   };
   front = listen(app, { host: "0.0.0.0", port: 0 });

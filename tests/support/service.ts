@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type App, createApp } from "../../src/app.ts";
 import { loadConfig } from "../../src/config.ts";
 import type { Context } from "../../src/context.ts";
+import { arrivalOf } from "../../src/http/arrival.ts";
 import { createLog, type LogLevel } from "../../src/log.ts";
 import { applyPending } from "../../src/networking/worker.ts";
 import { createContext } from "../../src/serve.ts";
@@ -92,14 +93,12 @@ export async function startService(kind: DatabaseKind, options: ServiceOptions &
   );
   const app = createApp(ctx);
   const call: Service["call"] = async (method, path, body, headers = {}) => {
-    const answer = await app.handle(
-      new Request(`http://haas.test${path}`, {
-        method,
-        headers,
-        ...(body !== undefined && { body: typeof body === "string" ? body : JSON.stringify(body) }),
-      }),
-      "127.0.0.1",
-    );
+    const request = new Request(`http://haas.test${path}`, {
+      method,
+      headers,
+      ...(body !== undefined && { body: typeof body === "string" ? body : JSON.stringify(body) }),
+    });
+    const answer = await app.handle(request, { ...arrivalOf(request), address: "127.0.0.1" });
     const text = await answer.text();
     return { status: answer.status, body: parse(text), headers: answer.headers };
   };
