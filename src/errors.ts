@@ -85,6 +85,13 @@ export class UnavailableError extends HaasError {
   }
 }
 
+/** The client went away before its request was complete: nobody is there to be answered. */
+export class AbortedError extends HaasError {
+  constructor() {
+    super("ValidationError", "The request ended before its body was complete.");
+  }
+}
+
 /** Credentials are missing or wrong: the answer asks for HTTP basic credentials. */
 export class CredentialsError extends HaasError {
   constructor(message: string) {
