@@ -441,6 +441,31 @@ describe("limits", () => {
     }
   }, 120_000);
 
+  test("a client has one deadline for a whole request, however it fills the time; a kept connection has more", async () => {
+    const trickling: Timer[] = [];
+    const trickle = (connection: Connection, byte: string) => void trickling.push(setInterval(() => connection.send(byte), 500));
+    const started = head("PUT /node/n", { "Content-Length": "1000" });
+    const kept = await Connection.open();
+    expect((await kept.send(head("GET /projects")).reply()).status).toBe(200);
+    const silent = await Connection.open();
+    const asked = [
+      (await Connection.open()).send("GET /proj"),
+      (await Connection.open()).send("GET /projects HTTP/1.1\r\nX: "),
+      (await Connection.open()).send(started),
+      (await Connection.open()).send(started),
+    ];
+    trickle(asked[1]!, "x");
+    trickle(asked[3]!, " ");
+    try {
+      for (const connection of asked) expect(told(await connection.reply())).toBe("408 ValidationError");
+      expect(await silent.rest()).toBe("");
+      expect((await kept.send(head("GET /projects")).reply()).status).toBe(200);
+    } finally {
+      for (const timer of trickling) clearInterval(timer);
+      for (const connection of [kept, silent, ...asked]) connection.close();
+    }
+  }, 60_000);
+
   test("a client that takes its answer too slowly, or asks without end and takes nothing, holds no memory", async () => {
     const large = "x".repeat(2_000_000);
     const giving = listen({ handle: async () => new Response(large) }, { host: "127.0.0.1", port: 0 });
