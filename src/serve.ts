@@ -7,7 +7,7 @@ import type { Context } from "./context.ts";
 import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
 import { StateFile } from "./db/state-file.ts";
 import type { Db } from "./db/transaction.ts";
-import { messageOf } from "./errors.ts";
+import { messageOf, statusOf } from "./errors.ts";
 import { type Front, listen } from "./http/front.ts";
 import { fileLimit } from "./http/places.ts";
 import { isLoopback } from "./http/arrival.ts";
@@ -106,8 +106,8 @@ export async function serve(config: Config, options: { port: number; host: strin
       door.open(ctx.db, createApp(ctx));
       front ??= listen(door, {
         ...options,
-        refused: ({ status, msg }, { id, address, line }) =>
-          log.info("request", { request: id, status, address, line: line.slice(0, 200), refused: msg }),
+        refused: ({ type, msg }, { id, address, line }) =>
+          log.info("request", { request: id, status: statusOf[type], address, line: line.slice(0, 200), refused: msg }),
       });
       return begin(ctx);
     },

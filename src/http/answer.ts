@@ -1,4 +1,5 @@
 import { STATUS_CODES } from "node:http";
+import { statusOf } from "../errors.ts";
 import type { Refusal } from "./head.ts";
 
 // An answer as bytes.
@@ -58,8 +59,9 @@ export function headOf(response: Response, ending: Ending, { close, old }: { clo
 }
 
 /** The error answer to a request that the app never sees. The connection ends with it. */
-export function refusalText({ status, msg }: Refusal, id: string): string {
-  const body = JSON.stringify({ type: status === 503 ? "UnavailableError" : "ValidationError", msg });
+export function refusalText({ type, msg }: Refusal, id: string): string {
+  const status = statusOf[type];
+  const body = JSON.stringify({ type, msg });
   return (
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nx-request-id: ${id}\r\ncontent-type: application/json\r\ndate: ${date()}\r\n` +
     `${status === 503 ? "retry-after: 1\r\n" : ""}connection: close\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`

@@ -5,7 +5,7 @@ import { Refusal } from "./head.ts";
 const chunkLineLimitBytes = 256;
 const trailerLimitBytes = 4 * 1024;
 
-const malformed = new Refusal(400, "The request is malformed: its body is not in chunks as it should be.");
+const malformed = new Refusal("ValidationError", "The request is malformed: its body is not in chunks as it should be.");
 
 /** Takes a body out of what a connection brings. */
 export class BodyDecoder {

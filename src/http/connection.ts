@@ -186,7 +186,7 @@ export class Connection implements Guest {
   tick(): void {
     if (!this.#until?.passed) return;
     const incomplete = (this.#stage === "head" && this.#input.byteLength > 0) || (this.#stage === "request" && this.#sink !== null);
-    if (incomplete) this.refuse(new Refusal(408, "The request did not arrive in time."));
+    if (incomplete) this.refuse(new Refusal("RequestTimeoutError", "The request did not arrive in time."));
     else this.abort();
   }
 

@@ -18,7 +18,7 @@ const stopPauseMs = 50;
 /** So many clients more than there are places for are told so; others see their connection closed. */
 const toldLimit = 64;
 const toldMs = 1_000;
-const full = new Refusal(503, "All connections are in use; try again.");
+const full = new Refusal("UnavailableError", "All connections are in use; try again.");
 
 export interface Front {
   readonly port: number;

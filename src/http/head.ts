@@ -1,3 +1,5 @@
+import type { ErrorType } from "../errors.ts";
+
 // The head of a request (RFC 9112), strictly: what two readers could understand differently is refused.
 
 const headLimitBytes = 32 * 1024;
@@ -35,12 +37,12 @@ export interface Head {
 /** Why a request is not answered by the app. */
 export class Refusal {
   constructor(
-    readonly status: number,
+    readonly type: ErrorType,
     readonly msg: string,
   ) {}
 }
 
-const malformed = (msg: string): Refusal => new Refusal(400, msg);
+const malformed = (msg: string): Refusal => new Refusal("ValidationError", msg);
 
 /**
  * Where the head ends (the index behind it), looking from `from` on; what is before that was looked at already.
@@ -63,8 +65,8 @@ export function findHeadEnd(bytes: Buffer, from: number): number | Refusal | nul
   return bytes.byteLength > headLimitBytes ? tooLarge : null;
 }
 
-const longLine = new Refusal(414, `The request line is longer than ${firstLineLimitBytes} bytes.`);
-const tooLarge = new Refusal(431, `The head of the request is larger than ${headLimitBytes} bytes.`);
+const longLine = new Refusal("UriTooLongError", `The request line is longer than ${firstLineLimitBytes} bytes.`);
+const tooLarge = new Refusal("HeadersTooLargeError", `The head of the request is larger than ${headLimitBytes} bytes.`);
 
 function isBlank(bytes: Buffer, end: number): boolean {
   if (end > emptyLinesLimitBytes) return false;
@@ -89,7 +91,7 @@ export function parseHead(bytes: Buffer, end: number): Head | Refusal {
     );
   const first = lines[0]!;
   if (first.length > firstLineLimitBytes) return longLine;
-  if (lines.length - 1 > headerLimit) return new Refusal(431, `The request has more than ${headerLimit} headers.`);
+  if (lines.length - 1 > headerLimit) return new Refusal("HeadersTooLargeError", `The request has more than ${headerLimit} headers.`);
   const words = first.split(" ");
   const [method = "", target = "", version = ""] = words;
   const minor = version.startsWith("HTTP/1.") ? version.slice(7) : "";
