@@ -110,9 +110,9 @@ export class Connection implements Guest {
     return isHaassTurn ? 0 : this.#counted;
   }
 
-  /** Whether it has a request in hand. */
+  /** Whether it has a request in hand that is worth waiting for: tunnels and streams have no end of their own. */
   get isBusy(): boolean {
-    return this.#stage === "request" || this.#stage === "flush" || this.#stage === "stream" || this.#stage === "tunnel";
+    return this.#stage === "request" || this.#stage === "flush";
   }
 
   // What the socket tells.
