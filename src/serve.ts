@@ -10,6 +10,7 @@ import type { Db } from "./db/transaction.ts";
 import { messageOf } from "./errors.ts";
 import { type Front, listen } from "./front.ts";
 import { isLoopback } from "./http/arrival.ts";
+import { Refusals } from "./http/refusals.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
@@ -96,13 +97,14 @@ export async function serve(config: Config, options: { port: number; host: strin
   requireNamedNullBackend(config, options.host);
   const log = openLog(config);
   const door = new Door();
+  const refusals = new Refusals(log);
   let front: Front | null = null;
   let cleaning = Promise.resolve();
   const { open, begin } = networking(config, log, options.networks);
   await operate(config.databaseUri, log, {
     open,
     begin(ctx) {
-      door.open(ctx.db, createApp(ctx));
+      door.open(ctx.db, createApp(ctx, refusals));
       front ??= listen(door, options);
       return begin(ctx);
     },
@@ -120,6 +122,7 @@ export async function serve(config: Config, options: { port: number; host: strin
     },
     stopping: async () => {
       await front!.stop(requestGraceMs);
+      refusals.flush();
       await within(closeTimeoutMs, cleaning);
     },
   });

@@ -1,15 +1,19 @@
 import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
-import type { Caller, Identity } from "../auth/caller.ts";
+import { type Caller, type Identity, requireAdmin, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Arrival } from "../http/arrival.ts";
+import { parseJson, parseKeepingNumbers } from "../http/json.ts";
 import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
 // What every resource's controller shares: who is calling, how a body is read, and the shapes that
 // recur in schemas.
 
-const bodyLimitBytes = 1024 * 1024;
+const bodyLimitBytes = 64 * 1024;
+/** Of calls that take metadata, from administrators. */
+const metadataLimitBytes = 1024 * 1024;
+const metadataCall = /^(?:\/v0)?\/node\/:node(?:\/metadata\/:label)?$/;
 
 /** Facts about a request that the HTTP layer knows and a route may need; see app.ts. */
 export interface RequestFacts {
@@ -17,6 +21,7 @@ export interface RequestFacts {
   readonly arrival: Arrival;
   readonly receivedAt: number;
   /** Filled in by authentication. */
+  identity: Promise<Identity> | null;
   caller: Caller | null;
 }
 
@@ -75,20 +80,31 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 
 /** Who sent a request, as things are now. */
 export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
-  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.arrival.address ?? "");
+  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)!.arrival.address);
+
+/** Who sent a request, as it was found once. */
+function signIn(ctx: Context, request: Request): Promise<Identity> {
+  const facts = factsOf.get(request)!;
+  return (facts.identity ??= identify(ctx, request).then((identity) => {
+    facts.caller = identity.caller;
+    if (identity.caller.user !== null) facts.arrival.signedIn();
+    return identity;
+  }));
+}
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
   return (
     new Elysia({ normalize: false, strictPath: true })
-      // Authentication comes before what is wrong with the body.
-      .onParse(({ request }) => readText(request).catch((error: unknown) => new Unreadable(error)))
-      .derive(async ({ request }) => {
-        const { caller, rights } = await identify(ctx, request);
-        const facts = factsOf.get(request);
-        if (facts) facts.caller = caller;
-        return { caller, rights };
+      // Nothing is read for a stranger.
+      .onParse(async ({ request, route }) => {
+        const { caller, rights } = await signIn(ctx, request);
+        const text = await readText(request, metadataCall.test(route) ? rights : null);
+        // A body may be long in coming.
+        if (text !== "") factsOf.get(request)!.identity = caller.rights(ctx.db).then((rights) => ({ caller, rights }));
+        return text;
       })
+      .derive(async ({ request }) => ({ ...(await signIn(ctx, request)) }))
       .onTransform((context) => {
         const { method, headers, url } = context.request;
         if (url.includes("%")) decodePath(context.params);
@@ -96,8 +112,7 @@ export function controller(ctx: Context) {
           if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
             throw validation(`A ${method} request takes no body.`);
           }
-        } else if (context.body instanceof Unreadable) throw context.body.error;
-        else context.body = parseJsonObject(typeof context.body === "string" ? context.body : "");
+        } else context.body = parseObject(context.body as string, metadataCall.test(context.route));
       })
   );
 }
@@ -113,18 +128,20 @@ function decodePath(params: Record<string, unknown>): void {
   }
 }
 
-/** A body that could not be read, and why. */
-class Unreadable {
-  constructor(readonly error: unknown) {}
-}
-
-/** The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and counts as empty. */
-async function readText(request: Request): Promise<string> {
-  if (request.headers.get("content-type")?.startsWith("multipart/form-data")) return "";
-  const tooLarge = () => new HaasError("PayloadTooLargeError", `The body is larger than ${bodyLimitBytes} bytes.`);
-  if (Number(request.headers.get("content-length") ?? 0) > bodyLimitBytes) throw tooLarge();
-  const bytes = await factsOf.get(request)!.arrival.body(bodyLimitBytes);
-  if (bytes.byteLength > bodyLimitBytes) throw tooLarge();
+/**
+ * The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and
+ * counts as empty. `metadata`: the rights of the caller of a call that takes metadata.
+ */
+async function readText(request: Request, metadata: Rights | null): Promise<string> {
+  const { headers } = request;
+  if (headers.get("content-type")?.startsWith("multipart/form-data")) return "";
+  const limit = metadata?.isAdmin ? metadataLimitBytes : bodyLimitBytes;
+  if (Number(headers.get("content-length") ?? 0) > limit) {
+    if (metadata) requireAdmin(metadata);
+    throw new HaasError("PayloadTooLargeError", `The body is larger than ${limit} bytes.`);
+  }
+  const bytes = await factsOf.get(request)!.arrival.body(limit);
+  if (bytes.byteLength > limit) throw new HaasError("PayloadTooLargeError", `The body is larger than ${limit} bytes.`);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
@@ -132,26 +149,16 @@ async function readText(request: Request): Promise<string> {
   }
 }
 
-function parseJsonObject(text: string): Record<string, unknown> {
+/** `metadata`: the body may hold some, whose numbers come back as they were sent; see `jsonText`. */
+function parseObject(text: string, metadata: boolean): Record<string, unknown> {
   if (text.trim() === "") return {};
-  let value: unknown;
-  try {
-    value = JSON.parse(text, keepLargeNumbers);
-  } catch {
-    throw validation("The body is not JSON.");
+  const body = parseJson(text);
+  if (!isObject(body)) throw validation("The body is not a JSON object.");
+  if (metadata) {
+    const kept = parseKeepingNumbers(text) as Record<string, unknown>;
+    for (const name of ["value", "metadata"]) if (name in body) body[name] = kept[name];
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw validation("The body is not a JSON object.");
-  return value as Record<string, unknown>;
+  return body;
 }
 
-// JSON.parse with source text access, which TypeScript's library does not know yet.
-declare global {
-  interface JSON {
-    rawJSON(text: string): { rawJSON: string };
-  }
-}
-
-/** A number that a double can't hold exactly keeps its text, so that metadata comes back as it was sent. */
-function keepLargeNumbers(this: unknown, _key: string, value: unknown, context?: { source: string }): unknown {
-  return typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value;
-}
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);

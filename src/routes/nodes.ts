@@ -2,6 +2,7 @@ import { t } from "elysia";
 import { requireAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { obmTypePrefix } from "../hardware/obm/index.ts";
+import { jsonText } from "../http/json.ts";
 import * as nodes from "../inventory/nodes.ts";
 import { controller, empty, json, label, names, nothing, object, responses } from "./controller.ts";
 
@@ -132,7 +133,7 @@ export const nodeRoutes = (ctx: Context) =>
       "/node/:node/metadata/:label",
       ({ caller, rights, params, body }) => {
         requireAdmin(rights);
-        return nodes.setMetadata(ctx.db, caller, params.node, params.label, JSON.stringify(body.value));
+        return nodes.setMetadata(ctx.db, caller, params.node, params.label, jsonText(body.value));
       },
       {
         params: metadataParams,
@@ -172,4 +173,4 @@ export const nodeRoutes = (ctx: Context) =>
     );
 
 const jsonTexts = (metadata: Record<string, unknown>): Record<string, string> =>
-  Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, JSON.stringify(value)]));
+  Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, jsonText(value)]));
