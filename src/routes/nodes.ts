@@ -81,7 +81,13 @@ export const nodeRoutes = (ctx: Context) =>
               examples: [{ type: `${obmTypePrefix}ipmi`, host: "10.0.0.1", user: "admin", password: "secret" }],
             },
           ),
-          metadata: t.Optional(t.Record(t.String({ format: "printable" }), t.Any(), { examples: [{ EK: "pk" }] })),
+          metadata: t.Optional(
+            t.Record(t.String({ format: "printable" }), t.Any(), {
+              description: "At most 256 entries; more can be set one by one",
+              maxProperties: 256,
+              examples: [{ EK: "pk" }],
+            }),
+          ),
         }),
         response: responses(empty, 409),
         detail: { ...detail, summary: "Register a node" },
