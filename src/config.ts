@@ -114,9 +114,8 @@ export function loadConfig(file: string | null): Config {
     throw new ConfigError(`${file}: can't be read (${error instanceof Error ? error.message : String(error)}).`);
   }
   const options = new Options(file, parseIni(text, file));
-  const config = readOptions(options);
   if ((statSync(file).mode & 0o077) !== 0) options.refuseSecrets();
-  return config;
+  return readOptions(options);
 }
 
 /**

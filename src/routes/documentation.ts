@@ -4,8 +4,20 @@ import { createHash } from "node:crypto";
 import bundle from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 
-// The plugin's page loads one script, by default from the internet. This one is ours instead: it
-// shows the plugin's OpenAPI document with the Swagger UI that is part of the program.
+// The plugin makes the OpenAPI document. Its page would load a script from the internet; this one shows the document
+// with the Swagger UI that is part of the program.
+const page = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>haas</title>
+</head>
+<body>
+<script src="/swagger/script"></script>
+</body>
+</html>
+`;
 const script = `
 const style = document.createElement("link");
 style.rel = "stylesheet";
@@ -19,6 +31,7 @@ bundle.onload = () => SwaggerUIBundle({ url: "/swagger/json", domNode: place, de
 document.body.append(bundle);
 `;
 
+const text = (content: string, type: string) => new Response(content, { headers: { "content-type": type } });
 const file = (path: string, type: string) => new Response(Bun.file(path), { headers: { "content-type": type } });
 
 /** An answer that is the same for everybody, for as long as haas runs. */
@@ -107,8 +120,6 @@ export function documentationRoutes(version: string) {
     .use(
       swagger({
         path: "/swagger",
-        scalarCDN: "/swagger/script",
-        scalarConfig: { customCss: "" },
         exclude: [/^\/v0\//],
         documentation: {
           info: {
@@ -123,7 +134,8 @@ export function documentationRoutes(version: string) {
         },
       }),
     )
-    .get("/swagger/script", () => new Response(script, { headers: { "content-type": "text/javascript" } }), hide)
+    .get("/swagger", () => text(page, "text/html; charset=utf-8"), hide)
+    .get("/swagger/script", () => text(script, "text/javascript"), hide)
     .get("/swagger/bundle", () => file(bundle, "text/javascript"), hide)
     .get("/swagger/style", () => file(style, "text/css"), hide);
 }
