@@ -20,13 +20,7 @@ export function parseJson(text: string): unknown {
 const numberMark = randomBytes(12).toString("base64url");
 const markedNumbers = new RegExp(`"${numberMark}([^"]*)"`, "g");
 
-/**
- * The value of a text that `parseJson` took, in which each number that a double would spell otherwise, or might, is a
- * string that only `jsonText` understands.
- */
-export const parseKeepingNumbers = (text: string): unknown => JSON.parse(markNumbers(text));
-
-/** The JSON text of a value, or of one of `parseKeepingNumbers`: then its numbers are spelled as they were sent. */
+/** The JSON text of a value; numbers that `markNumbers` marked are spelled as they were sent. */
 export function jsonText(value: unknown): string {
   const text = JSON.stringify(value);
   return text.includes(numberMark) ? text.replace(markedNumbers, "$1") : text;
@@ -61,7 +55,11 @@ function endOfString(text: string, start: number): number {
   }
 }
 
-function markNumbers(text: string): string {
+/**
+ * A text that `parseJson` took, in which each number that a double would spell otherwise, or might, is a string that
+ * only `jsonText` understands.
+ */
+export function markNumbers(text: string): string {
   let marked = "";
   let from = 0;
   for (let at = 0; at < text.length; at++) {
