@@ -1,5 +1,6 @@
 import { Kind } from "@sinclair/typebox";
 import type { ValidationError } from "elysia";
+import { quote } from "../errors.ts";
 
 /**
  * Keep the library from writing a refused value, and everything in it, into its error. That is never shown; it takes
@@ -17,9 +18,9 @@ export function validationMessage({ type, valueError }: ValidationError): string
   const where = { body: "Body", query: "Query", params: "Path" }[type] ?? type;
   if (!valueError) return `${where}: not legal.`;
   const { message, path, schema } = valueError;
-  const name = path.split("/", 2)[1]?.slice(0, 80) ?? "";
-  if (message === "Unexpected property") return `${where}: '${name}' is not an argument of this call.`;
-  if (message.startsWith("Expected required property")) return `${where}: '${name}' is required.`;
+  const name = quote(path.split("/", 2)[1] ?? "");
+  if (message === "Unexpected property") return `${where}: ${name} is not an argument of this call.`;
+  if (message.startsWith("Expected required property")) return `${where}: ${name} is required.`;
   const description: unknown = schema.description;
-  return `${where}: '${name}' is not legal: ${message.toLowerCase()}${typeof description === "string" ? ` (${description})` : ""}.`;
+  return `${where}: ${name} is not legal: ${message.toLowerCase()}${typeof description === "string" ? ` (${description})` : ""}.`;
 }

@@ -58,6 +58,15 @@ describe.each(Object.entries(values))("%s", (_, value) => {
   });
 });
 
+test("a name that nobody can print is told in a sentence", async () => {
+  const { status, body } = await send(
+    "POST",
+    "/project/p/connect_node",
+    JSON.stringify({ node: "n", [`\n\u202e${"x".repeat(5_000)}`]: 1 }),
+  );
+  expect([status, body.msg]).toEqual([400, expect.stringMatching(/^Body: '\\u\{a\}\\u\{202e\}x+…' is not an argument of this call\.$/)]);
+});
+
 let nodes = 0;
 describe("metadata comes back as it was sent", () => {
   test.each([

@@ -4,6 +4,7 @@ import { AbortedError, UnavailableError } from "../../src/errors.ts";
 import { type Arrival, arrivalOf } from "../../src/http/arrival.ts";
 import { Refusals } from "../../src/http/refusals.ts";
 import type { Log, LogFields, LogLevel } from "../../src/log.ts";
+import { startServer } from "../support/server.ts";
 import { mockObm, type Service, startService } from "../support/service.ts";
 
 // What those cost who have shown no credentials: nothing of their body is read, and few lines of the log are theirs.
@@ -208,4 +209,17 @@ describe("the log", () => {
     expect(lines.filter(({ user }) => user === "root")).toHaveLength(30);
     expect(lines.filter(({ user, status }) => user === "alice" && status === 401)).toHaveLength(30);
   });
+});
+
+test("a server that ends says what it had not said yet", async () => {
+  const server = await startServer({ kind: "sqlite", auth: "database", logLevel: "info", networks: false });
+  const before = server.log().split("\n").length;
+  for (let i = 0; i < 40; i++) expect((await fetch(`${server.url}/project/p${i}`, { method: "PUT" })).status).toBe(401);
+  await server.kill("SIGTERM");
+  const said = server
+    .log()
+    .split("\n")
+    .slice(before - 1);
+  expect(said.filter((line) => line.includes('"status":401'))).toHaveLength(10);
+  expect(said.filter((line) => line.includes("refused 30 more requests of strangers"))).toHaveLength(1);
 });
