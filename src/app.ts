@@ -81,7 +81,6 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
         arrival,
         receivedAt: performance.now(),
         identity: null,
-        caller: null,
       };
       factsOf.set(routed, facts);
       let response: Response;
@@ -104,17 +103,17 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
 function logRequest({ log }: Context, refusals: Refusals, request: Request, status: number, facts: RequestFacts): void {
   const level = request.method === "GET" && status < 500 ? "debug" : "info";
   if (!log.enabled(level)) return;
-  const { id, arrival, caller } = facts;
+  const { id, arrival, identity } = facts;
   const line = {
     request: id,
     method: request.method,
     path: shortened(pathOf(request.url), loggedTextLimit),
     status,
     ms: Math.round((performance.now() - facts.receivedAt) * 10) / 10,
-    user: caller?.user?.label ?? null,
+    user: identity?.caller.user?.label ?? null,
     address: arrival.address,
   };
-  if (status >= 400 && (caller === null || caller === anonymous.caller)) refusals.note(level, line);
+  if (status >= 400 && (identity === null || identity === anonymous)) refusals.note(level, line);
   else log[level]("request", line);
 }
 
@@ -200,7 +199,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
 
 /** Whether the caller is an administrator now; who is not known is none. */
 async function isAdmin({ db }: Context, facts: RequestFacts | undefined): Promise<boolean> {
-  const rights = await facts?.caller?.rights(db).catch(() => null);
+  const rights = await facts?.identity?.caller.rights(db).catch(() => null);
   return rights?.isAdmin ?? false;
 }
 

@@ -1,6 +1,6 @@
 import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
-import { type Caller, type Identity, requireAdmin, type Rights } from "../auth/caller.ts";
+import { type Identity, requireAdmin, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Arrival } from "../http/arrival.ts";
@@ -21,8 +21,7 @@ export interface RequestFacts {
   readonly arrival: Arrival;
   readonly receivedAt: number;
   /** Filled in by authentication. */
-  identity: Promise<Identity> | null;
-  caller: Caller | null;
+  identity: Identity | null;
 }
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
@@ -82,14 +81,13 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
   ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)!.arrival.address);
 
-/** Who sent a request, as it was found once. */
-function signIn(ctx: Context, request: Request): Promise<Identity> {
+/** Who sent a request, as it was found first. */
+async function signIn(ctx: Context, request: Request): Promise<Identity> {
   const facts = factsOf.get(request)!;
-  return (facts.identity ??= identify(ctx, request).then((identity) => {
-    facts.caller = identity.caller;
-    if (identity.caller.user !== null) facts.arrival.signedIn();
-    return identity;
-  }));
+  if (facts.identity) return facts.identity;
+  facts.identity = await identify(ctx, request);
+  if (facts.identity.caller.user !== null) facts.arrival.signedIn();
+  return facts.identity;
 }
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
@@ -98,12 +96,10 @@ export function controller(ctx: Context) {
     new Elysia({ normalize: false, strictPath: true })
       // Nothing is read for a stranger, or for a path that there is not.
       .onParse(async ({ request, route, params }) => {
-        const { caller, rights } = await signIn(ctx, request);
+        const { rights } = await signIn(ctx, request);
         decodePath(request.url, params);
         const metadata = metadataCall.test(route);
         const text = await readText(request, metadata ? rights : null);
-        // A body may be long in coming.
-        if (text !== "") factsOf.get(request)!.identity = caller.rights(ctx.db).then((rights) => ({ caller, rights }));
         return parseBody(text, metadata);
       })
       .derive(async ({ request }) => ({ ...(await signIn(ctx, request)) }))
