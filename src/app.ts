@@ -147,7 +147,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
   if (error instanceof CredentialsError || (error.type === "AuthorizationError" && !request.headers.has("authorization")))
     headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
-  if (error instanceof UnavailableError) headers["retry-after"] = String(error.retryAfterSeconds);
+  if (error.retryAfterSeconds !== null) headers["retry-after"] = String(error.retryAfterSeconds);
   let msg = error.message;
   if (error.tenant !== null) msg = textFor(await isAdmin(ctx, facts), error);
   if (error.type === "ServerError") {

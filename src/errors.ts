@@ -25,9 +25,10 @@ export const statusOf = {
 
 export type ErrorType = keyof typeof statusOf;
 
-/** `tenant`: see `HaasError.tenant`. */
+/** See the properties of `HaasError`. */
 interface Options extends ErrorOptions {
   tenant?: string;
+  retryAfterSeconds?: number;
 }
 
 /** A failure with a published type and one sentence for a person. The sentence never holds a secret. */
@@ -37,15 +38,18 @@ export class HaasError extends Error {
    * see otherwise, and holds no device's words. Null when the message is for everybody.
    */
   readonly tenant: string | null;
+  /** When to ask again, for the answer's header; null when asking again helps nothing by itself. */
+  readonly retryAfterSeconds: number | null;
 
   // Not `code`: Elysia takes an error's `code` for its own registry.
   constructor(
     readonly type: ErrorType,
     message: string,
-    { tenant, ...options }: Options = {},
+    { tenant, retryAfterSeconds, ...options }: Options = {},
   ) {
     super(message, options);
     this.name = type;
+    this.retryAfterSeconds = retryAfterSeconds ?? null;
     this.tenant = tenant ?? tenantDefaults[type] ?? null;
   }
 }
@@ -78,10 +82,8 @@ export class SessionLostError extends SwitchError {}
 
 /** haas can't answer at the moment; the answer says when to ask again. */
 export class UnavailableError extends HaasError {
-  readonly retryAfterSeconds = 5;
-
   constructor(message: string, options?: ErrorOptions) {
-    super("UnavailableError", message, options);
+    super("UnavailableError", message, { ...options, retryAfterSeconds: 5 });
   }
 }
 
