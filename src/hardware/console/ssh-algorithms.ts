@@ -80,5 +80,6 @@ export function unmatchedWords({ kind, theirs }: Unmatched, legacyAlgorithms: bo
   if (!legacyAlgorithms && namesOf(withLegacy).some((name) => known.includes(name))) {
     return `${it}; an old switch may need legacy_algorithms`;
   }
-  return `${it}, and haas has only ${namesOf(offerOf(legacyAlgorithms)).join(", ")}; update its firmware or its SSH settings, or register it with transport telnet`;
+  const ours = namesOf(offerOf(legacyAlgorithms)).join(", ");
+  return `${it}, which haas can't do; update its firmware or its SSH settings, or register it with transport telnet (haas can do ${ours})`;
 }
