@@ -16,6 +16,7 @@ import { powerRoutes } from "./routes/power.ts";
 import { projectRoutes } from "./routes/projects.ts";
 import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
+import { noteWork } from "./watchdog.ts";
 
 export interface App {
   /** Answer one request. Never rejects. The answer is of no use once the request was upgraded to a WebSocket. */
@@ -53,6 +54,7 @@ export function createApp(ctx: Context): App {
 
   return {
     async handle(request, arrival = arrivalOf(request)) {
+      noteWork(`${request.method} ${pathOf(request.url)}`);
       const routed = encodePortName(request);
       const facts: RequestFacts = {
         id: `${idPrefix}-${(++count).toString(36)}`,

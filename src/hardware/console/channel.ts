@@ -1,3 +1,4 @@
+import { noteWork } from "../../watchdog.ts";
 import { redact, redactBeginning } from "../command.ts";
 import { lineLimitCharacters, Screen } from "./screen.ts";
 import { ConsoleLost, LoginRefused, type Transport } from "./transport.ts";
@@ -104,14 +105,19 @@ export class Channel {
   #fed = 0;
   /** How the answer to the last command began, as it came: a long line that scrolls sideways overwrites its own echo. */
   #heard = "";
+  /** What is under way, for the watchdog. */
+  #work: string;
 
   constructor(
+    readonly label: string,
     readonly transport: Transport,
     readonly dialect: Dialect,
     readonly silenceMs: number,
     readonly secrets: readonly string[],
     readonly observer: ChannelObserver | undefined,
-  ) {}
+  ) {
+    this.#work = `switch ${label}: log in`;
+  }
 
   /** What the prompt says of the mode: `#`, `(config)#`, … */
   get mode(): string {
@@ -177,6 +183,7 @@ export class Channel {
     this.#digested = 0;
     this.#echoAt = -1;
     await confirm?.();
+    this.#work = `switch ${this.label}: ${line}`;
     this.#type(line);
     const started = performance.now();
     let pages = 0;
@@ -324,6 +331,7 @@ export class Channel {
   }
 
   #feed(text: string): void {
+    noteWork(this.#work);
     this.#fed += text.length;
     this.#screen.feed(text);
   }

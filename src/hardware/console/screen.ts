@@ -49,7 +49,7 @@ export class Screen {
   }
 
   feed(text: string): void {
-    for (let at = 0; at < text.length; ) {
+    for (let at = 0; at < text.length;) {
       if (this.#escape === null) {
         const run = printable(text, at);
         if (run !== "") this.#show(run);

@@ -114,7 +114,9 @@ function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutM
             isTaken = true;
             return;
           case "hostKey":
-            return void checkHostKey(report.presented).catch((error: unknown) => fail(error instanceof Error ? error : new Error(String(error))));
+            return void checkHostKey(report.presented).catch((error: unknown) =>
+              fail(error instanceof Error ? error : new Error(String(error))),
+            );
           case "ready":
             if (own && !report.kex.startsWith("diffie-hellman")) slowServers.delete(`${options.host}:${options.port}`);
             return ready();

@@ -147,7 +147,7 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
         const transport = await connect(target);
         target.signal?.addEventListener("abort", () => transport.close());
         if (target.signal?.aborted) transport.close();
-        channel = new Channel(transport, profile.dialect, commandTimeoutMs, secrets, observer);
+        channel = new Channel(target.label, transport, profile.dialect, commandTimeoutMs, secrets, observer);
         observer?.step("log in");
         await channel.login(settings, target.connectTimeoutMs - (performance.now() - started));
         const session = new ConsoleSession(target, profile, channel, validatePort);
@@ -333,9 +333,7 @@ class ConsoleSession implements SwitchSession {
         return reading;
       }
     }
-    throw new Unreadable(
-      `the answer to '${command}' can't be read: '${this.channel.words(firstLines(answer).join(" / "))}'`,
-    );
+    throw new Unreadable(`the answer to '${command}' can't be read: '${this.channel.words(firstLines(answer).join(" / "))}'`);
   }
 
   #note(port: string, { state, unsure }: Reading): PortState {
