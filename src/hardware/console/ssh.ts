@@ -38,7 +38,8 @@ export async function connectSsh(options: SshOptions): Promise<Transport> {
   const server = `${options.host}:${options.port}`;
   if (!slowServers.has(server)) {
     try {
-      return await connect(false);
+      // A process may have ended before it is asked, which is noticed a moment later.
+      return await connect(false).catch((error: unknown) => (error instanceof NotTaken ? connect(false) : Promise.reject(error)));
     } catch (error) {
       if (!(error instanceof NoMatch) || !needsSlowKex(error.unmatched, options.legacyAlgorithms)) throw error;
     }
@@ -57,6 +58,9 @@ class NoMatch extends ConsoleLost {
     super(unmatchedWords(unmatched, legacyAlgorithms));
   }
 }
+
+/** The process has ended, and had not begun with what it was asked for. */
+class NotTaken extends ConsoleLost {}
 
 /** Connect in a process that others share, or in one of its own. */
 function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutMs: number): Promise<Transport> {
@@ -132,7 +136,7 @@ function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutM
       },
       lost(why) {
         incoming.end(why);
-        fail(new ConsoleLost(why));
+        fail(isTaken ? new ConsoleLost(why) : new NotTaken(why));
       },
     };
     const timer = setTimeout(silent, timeoutMs);
