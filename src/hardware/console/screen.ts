@@ -129,4 +129,4 @@ function printable(text: string, at: number): string {
   return printableRun.exec(text)?.[0] ?? "";
 }
 
-const printableRun = /[^\u0000-\u0008\u000a-\u001f\u007f]+/y;
+const printableRun = /[\t\P{Cc}]+/uy;

@@ -69,7 +69,7 @@ export function unmatchedWords({ kind, theirs }: Unmatched, legacyAlgorithms: bo
   const [, what, lists] = kinds.find(([form]) => form.test(kind)) ?? [];
   const intro = "no SSH algorithm is known to both sides:";
   if (what === undefined) return `${intro} it offers no connection without compression`;
-  const namesOf = (offer: Offer) => lists!.flatMap((list) => offer[list]);
+  const namesOf = (offer: Offer) => lists.flatMap((list) => offer[list]);
   const it = `${intro} for ${what} it offers only ${some === "" ? "nothing" : some}`;
   if (!legacyAlgorithms && namesOf(withLegacy).some((name) => known.includes(name))) {
     return `${it}; an old switch may need legacy_algorithms`;

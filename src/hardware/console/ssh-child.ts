@@ -176,8 +176,8 @@ class Connection {
     if (kind !== undefined && names !== undefined) this.#compared = { kind, theirs: names.slice(0, 4_096).split(",") };
     // By now it has made up its mind about the server, and has not asked for a group.
     if (text === "Outbound: Sending KEXINIT") {
-      const protocol = (this.#client as unknown as { _protocol?: { _compatFlags: number } })._protocol;
-      if (protocol) protocol._compatFlags |= noLargeGroups;
+      const protocol = (this.#client as unknown as Record<string, Record<string, number> | undefined>)["_protocol"];
+      if (protocol) protocol["_compatFlags"] = (protocol["_compatFlags"] ?? 0) | noLargeGroups;
     }
   }
 }
