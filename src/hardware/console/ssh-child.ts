@@ -80,6 +80,8 @@ class Connection {
     { host, port, username, password, privateKey, algorithms }: Opening,
   ) {
     this.#socket = createConnection({ host, port, noDelay: true });
+    // Before the library listens for one, and after.
+    this.#socket.on("error", () => {});
     this.#valve = new Valve(this.#socket);
     const client = this.#client;
     client.on("handshake", ({ kex }) => (this.#kex = kex));
@@ -244,6 +246,8 @@ function endWithParent(): void {
 }
 
 endWithParent();
+// What one device makes the library throw ends nobody else's session; its own has a time limit.
+process.on("uncaughtException", () => {});
 // The terminal's, for the parent.
 process.on("SIGINT", () => {});
 process.on("disconnect", () => process.exit(0));
