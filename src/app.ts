@@ -31,6 +31,7 @@ import { projectRoutes } from "./routes/projects.ts";
 import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
 import { validationMessage, withoutDetails } from "./routes/validation.ts";
+import { noteWork } from "./watchdog.ts";
 
 const parameterLimit = 100;
 /** Of a client's words in the log. */
@@ -75,6 +76,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
 
   return {
     async handle(request, arrival = arrivalOf(request)) {
+      noteWork(`${request.method} ${pathOf(request.url)}`);
       const routed = encodePortName(request);
       const facts: RequestFacts = {
         id: `${idPrefix}-${(++count).toString(36)}`,
