@@ -2,6 +2,7 @@ import { Elysia, ValidationError } from "elysia";
 import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
+import { availabilityOf } from "./db/away.ts";
 import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, UnavailableError, validation } from "./errors.ts";
 import { factsOf, type RequestFacts } from "./routes/controller.ts";
 import { type Arrival, arrivalOf } from "./http/arrival.ts";
@@ -77,7 +78,9 @@ export function createApp(ctx: Context): App {
 
 /** Reads are worth a line only when somebody looks for one; the rest is what an operator asks for later. */
 function logRequest(ctx: Context, request: Request, status: number, facts: RequestFacts): void {
-  const level = request.method === "GET" && status < 500 ? "debug" : "info";
+  const usual = request.method === "GET" && status < 500;
+  // Why nothing can be answered is told once.
+  const level = usual || status === statusOf.UnavailableError ? "debug" : "info";
   if (!ctx.log.enabled(level)) return;
   ctx.log[level]("request", {
     request: facts.id,
@@ -160,6 +163,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
   } else if (error instanceof UnavailableError) {
     // Said once, by whoever lost the database.
+    availabilityOf(ctx.db).countRefused();
   } else if (status >= 500) {
     ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: error.message });
     if (msg !== error.message) msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;

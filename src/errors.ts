@@ -80,7 +80,7 @@ export class SessionLostError extends SwitchError {}
 export class UnavailableError extends HaasError {
   readonly retryAfterSeconds = 5;
 
-  constructor(message: string, options?: ErrorOptions) {
+  constructor(message: string, options?: Options) {
     super("UnavailableError", message, options);
   }
 }

@@ -17,7 +17,7 @@ import {
   textFor,
 } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
-import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
+import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease, writeTaking } from "../networking/lease.ts";
 import { refuseWhileUnread } from "../networking/lineage.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { newName } from "./labels.ts";
@@ -73,7 +73,7 @@ async function hold<T>(
 ): Promise<T> {
   const deadline = new Deadline(waitTimeoutMs);
   for (;;) {
-    const held = await write(ctx.db, async (tx) => {
+    const held = await writeTaking(ctx.db, async (tx) => {
       const headnode = await getHeadnode(tx, await caller.rights(tx), label);
       const lease = await takeLease(tx, "headnode", headnode.id, leaseMs);
       if (lease) await before(tx, headnode);
