@@ -36,6 +36,7 @@ export class Load {
   readonly #refused = new Set<string>();
   readonly #lastAt: Record<Kind, number> = { read: 0, write: 0, connect: 0, done: 0 };
   #over = false;
+  #abandoned = false;
   #writes = 0;
   #running: Promise<void>[] = [];
   #emulators: Emulator[] = [];
@@ -94,9 +95,14 @@ export class Load {
     await Promise.all(this.#running);
   }
 
+  /** Stop asking, whatever is under way. */
+  async abandon(): Promise<void> {
+    this.#abandoned = true;
+    await this.stop();
+  }
+
   async end(): Promise<void> {
-    this.#over = true;
-    await Promise.all(this.#running);
+    await this.abandon();
     for (const emulator of this.#emulators) await emulator.stop();
   }
 
@@ -142,12 +148,13 @@ export class Load {
       if (answer?.status !== 202) continue;
       const id = answer.body.status_id as string;
       this.accepted.push(id);
-      for (;;) {
+      while (!this.#abandoned) {
         const action = await this.#send("ask", "GET", `/networking_action/${id}`);
         if (action?.body?.status === "DONE") break;
         if (action?.status === 200 && action.body.status !== "PENDING") return void this.wrong.push(JSON.stringify(action.body));
         await Bun.sleep(askEveryMs);
       }
+      if (this.#abandoned) return;
       this.#lastAt.done = performance.now();
       connected = !connected;
     }
@@ -173,7 +180,7 @@ export class Load {
       answer = { status: response.status, body: text === "" ? null : JSON.parse(text) };
       retryAfter = response.headers.get("retry-after");
     } catch (error) {
-      this.wrong.push(`${method} ${path}: ${String(error)}`);
+      if (!this.#abandoned) this.wrong.push(`${method} ${path}: ${String(error)}`);
       this.unknown++;
       return null;
     }
@@ -191,4 +198,5 @@ export class Load {
   }
 }
 
+/** Something may have been committed. */
 const isUnknown = ({ status, body }: Answer) => status === 503 && String(body?.msg).includes("unknown");
