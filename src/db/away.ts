@@ -1,13 +1,12 @@
 import type { Kysely } from "kysely";
 import { messageOf, UnavailableError } from "../errors.ts";
-import type { LogFields } from "../log.ts";
 import type { Tables } from "./tables.ts";
 
 // A database or a disk that is away: what is thrown then, and how everybody is told at once instead of waiting for it.
 
 type Db = Kysely<Tables>;
 
-export type Notice = (level: "info" | "warning" | "error", message: string, fields?: LogFields) => void;
+export type Notice = (level: "info" | "warning" | "error", message: string, fields?: Readonly<Record<string, number>>) => void;
 
 /** How often to look whether a database is back. */
 const probeEveryMs = 500;
@@ -57,7 +56,8 @@ const sqliteVerdicts: Readonly<Record<string, Verdict>> = {
 /** Of files: the disk is full, read-only or broken, or the process has no more memory or files. */
 const diskCodes = new Set(["ENOSPC", "EDQUOT", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE", "ETIMEDOUT", "ENOMEM", "EMFILE", "ENFILE"]);
 
-export const codeOf = (error: unknown): string => (typeof error === "object" && error !== null && "code" in error ? String(error.code) : "");
+export const codeOf = (error: unknown): string =>
+  typeof error === "object" && error !== null && "code" in error ? String(error.code) : "";
 
 export function verdictOf(error: unknown): Verdict {
   const code = codeOf(error);

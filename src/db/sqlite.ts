@@ -4,6 +4,8 @@ import { BunSqliteDialect } from "kysely-bun-sqlite";
 import { Availability, codeOf, isBusy, type Probe, verdictOf } from "./away.ts";
 import { Turns } from "./turns.ts";
 
+const walLimitBytes = 4 * 1024 * 1024;
+
 /** How a COMMIT fails that may nevertheless have been made: it was written, and what came then was not. */
 const unknownCommit = /^SQLITE_IOERR_(?!WRITE)/;
 
@@ -38,6 +40,8 @@ export class HaasSqliteDialect extends BunSqliteDialect implements Probe {
           "synchronous = FULL",
           // haas does that where it can tell that it was haas: see main-file.ts.
           "wal_autocheckpoint = 0",
+          // So that a -wal which grew while it could not be folded in gives its room back.
+          `journal_size_limit = ${walLimitBytes}`,
           "foreign_keys = ON",
           "temp_store = MEMORY",
         ]) {

@@ -66,13 +66,14 @@ const tooBusy = "others were writing to it for too long";
  */
 export async function writeInTheEnd(db: Db, keepMs: number, change: (tx: Tx) => Promise<unknown>): Promise<void> {
   const availability = availabilityOf(db);
-  const attempt = () => write(db, change).catch((error: unknown) => {
-    if (!(error instanceof UnavailableError) || goneReason(db) !== null) throw error;
-    return "later" as const;
-  });
+  const attempt = () =>
+    write(db, change).catch((error: unknown) => {
+      if (!(error instanceof UnavailableError) || goneReason(db) !== null) throw error;
+      return "later" as const;
+    });
   if ((await attempt()) !== "later") return;
   void (async () => {
-    for (const deadline = new Deadline(keepMs); !deadline.passed && !availability.closed; ) {
+    for (const deadline = new Deadline(keepMs); !deadline.passed && !availability.closed;) {
       await Bun.sleep(againMs);
       if (availability.closed || (await attempt()) !== "later") return;
     }

@@ -37,9 +37,7 @@ const isOver = ({ over }: { over: SqlBool }): boolean => Boolean(over);
 
 /** Whether nobody has it any more, whatever the database says: it could not be told when that was away. */
 const isLetGo = (row: { lease_owner: string | null; lease_token: number }, table: Table, id: number): boolean =>
-  row.lease_owner === null ||
-  isDead(row.lease_owner) ||
-  (row.lease_owner === owner && !isOurs({ table, id, token: row.lease_token }));
+  row.lease_owner === null || isDead(row.lease_owner) || (row.lease_owner === owner && !isOurs({ table, id, token: row.lease_token }));
 
 /** Whether somebody holds it whose time is not over, and who is not known to be dead. */
 export async function isHeld(db: Db, table: Table, id: number): Promise<boolean> {

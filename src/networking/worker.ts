@@ -52,7 +52,7 @@ class NetworkWorker implements Worker {
   /** For how long a switch that could not be reached is left alone, and why. */
   readonly #unreachable = new Map<number, { failures: number; over: Deadline; reason: string }>();
   /** Ports that were cut off while they were changed, by switch, before the database knows. */
-  #doubts: { switchId: number; portIds: number[] }[] = [];
+  readonly #doubts: { switchId: number; portIds: number[] }[] = [];
   #stopping = false;
   #woken = false;
   #endSleep: (() => void) | null = null;
@@ -206,9 +206,13 @@ class NetworkWorker implements Worker {
 
   /** While the database is away they are kept. */
   async #recordDoubts(): Promise<void> {
-    for (let [first] = this.#doubts; first; [first] = this.#doubts) {
-      await doubt(this.ctx.db, first.switchId, first.portIds);
-      this.#doubts = this.#doubts.filter((other) => other !== first);
+    for (let first = this.#doubts.shift(); first; first = this.#doubts.shift()) {
+      try {
+        await doubt(this.ctx.db, first.switchId, first.portIds);
+      } catch (error) {
+        if (error instanceof UnavailableError) this.#doubts.push(first);
+        throw error;
+      }
     }
   }
 

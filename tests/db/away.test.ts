@@ -1,4 +1,5 @@
 import { afterEach, expect, test } from "bun:test";
+import pg from "pg";
 import { Load } from "../support/load.ts";
 import { openDatabase, watchActions } from "../support/ports.ts";
 import { ownPostgres } from "../support/postgres.ts";
@@ -86,3 +87,43 @@ test(
   },
   whole ? 900_000 : 240_000,
 );
+
+test("200 calls at once on a PostgreSQL that has few connections: some wait, and none fails otherwise than with 503", async () => {
+  // One is for the wake of the worker.
+  const postgres = await ownPostgres({}, ["max_connections=5", "reserved_connections=0", "superuser_reserved_connections=0"]);
+  endings.push(() => postgres.stop());
+  const server = await startServer({ kind: "postgres", uri: postgres.uri });
+  endings.push(() => server.stop());
+  const calls = Array.from({ length: 200 }, (_, i) =>
+    i % 4 === 0 ? fetch(`${server.url}/project/p${i}`, { method: "PUT" }) : fetch(`${server.url}/networks`),
+  );
+  const statuses = (await Promise.all(calls)).map(({ status }) => status);
+  const counts = Object.fromEntries(
+    Map.groupBy(statuses, String)
+      .entries()
+      .map(([status, all]) => [status, all.length]),
+  );
+  console.log(`200 calls at once: ${JSON.stringify(counts)}`);
+  expect(statuses.filter((status) => status !== 200 && status !== 503)).toEqual([]);
+  expect(counts["200"]).toBeGreaterThan(100);
+}, 120_000);
+
+test("a writer that stops with the lock in hand: reads go on, writes are 503 in bounded time, and go on after it", async () => {
+  const postgres = await ownPostgres({});
+  endings.push(() => postgres.stop());
+  const server = await startServer({ kind: "postgres", uri: postgres.uri });
+  endings.push(() => server.stop());
+  const holder = new pg.Client({ connectionString: postgres.uri });
+  await holder.connect();
+  // As src/db/transaction.ts takes it.
+  await holder.query("begin; select pg_advisory_xact_lock(4247001)");
+  const writes = Array.from({ length: 20 }, (_, i) => fetch(`${server.url}/project/p${i}`, { method: "PUT" }));
+  const reads = await Promise.all(Array.from({ length: 20 }, () => fetch(`${server.url}/networks`)));
+  expect(reads.map(({ status }) => status)).toEqual(Array(20).fill(200));
+  for (const answer of await Promise.all(writes)) {
+    expect({ status: answer.status, ...((await answer.json()) as object) }).toMatchObject({ status: 503, type: "UnavailableError" });
+  }
+  await holder.end();
+  expect((await fetch(`${server.url}/project/p`, { method: "PUT" })).status).toBe(200);
+  expect(await (await fetch(`${server.url}/projects`)).json()).toEqual(["p"]);
+}, 120_000);

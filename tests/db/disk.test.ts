@@ -94,7 +94,7 @@ test(
     tellTale(load, `${rounds} times full`, longest);
     expect(load.wrong).toEqual([]);
     expect(load.counts.get("write 503 UnavailableError")).toBeGreaterThan(0);
-    expect(load.counts.get("read 503 UnavailableError")).toBe(undefined!);
+    expect(load.counts.get("read 503 UnavailableError")).toBeUndefined();
     await load.expectNothingLost();
     const database = await openDatabase(uri);
     endings.push(() => database.close());
@@ -102,11 +102,10 @@ test(
     expect(await database.all("select label from switch where lease_owner is not null")).toEqual([]);
 
     const lines = `${readFileSync(join(files.log, "haas.log"), "utf8")}\n${server.log()}`;
-    expect(linesOf(lines, '"level":"error"').map((line) => JSON.parse(line).message)).toEqual(
-      expect.arrayContaining(Array(rounds).fill(expect.stringContaining("the database can't be used: database or disk is full"))),
-    );
-    // Beside those, whether the state file was in the way as well.
-    expect(linesOf(lines, '"level":"error"').length).toBeLessThanOrEqual(2 * rounds);
+    const gone = linesOf(lines, "the database can't be used: database or disk is full; ");
+    expect(gone.length).toBe(rounds);
+    // Beside those, that the state file was in the way as well; and what was cut off.
+    expect(linesOf(lines, '"level":"error"').length).toBeLessThanOrEqual(3 * rounds);
     expect(linesOf(lines, "the database is back").length).toBe(rounds);
     expect(linesOf(lines, "cannot rollback")).toEqual([]);
 
@@ -126,14 +125,17 @@ test(
     const uri = `sqlite:///${files.database}`;
     const server = await start(files);
     const load = await beginLoad(server, uri);
+    // At rest: Linux may say that what is written at this very moment is safe.
+    await load.stop();
     disk.fail();
+    load.start();
     await Bun.sleep(outageMs);
     const answer = await fetch(`${server.url}/project/x`, { method: "PUT" });
     expect(answer.status).toBe(503);
     expect(answer.headers.get("retry-after")).toMatch(/^\d+$/);
     expect((await fetch(`${server.url}/networks`)).status).toBe(200);
     expect(load.wrong).toEqual([]);
-    expect(load.counts.get("read 503 UnavailableError")).toBe(undefined!);
+    expect(load.counts.get("read 503 UnavailableError")).toBeUndefined();
     expect(linesOf(server.log(), "the database can't be used").length).toBe(1);
     const ended = load.abandon();
     await server.stop();
@@ -198,7 +200,12 @@ test(
 test("a standard error that is a file on a full disk does not end the server", async () => {
   const disk = memoryDisk(place.path, 64);
   endings.push(() => disk.end());
-  const server = await startServer({ kind: "sqlite", uri: `sqlite:///${join(place.path, "haas.db")}`, logLevel: "debug", directory: disk.path });
+  const server = await startServer({
+    kind: "sqlite",
+    uri: `sqlite:///${join(place.path, "haas.db")}`,
+    logLevel: "debug",
+    directory: disk.path,
+  });
   endings.push(() => server.stop());
   disk.fill();
   for (let i = 0; i < 50; i++) expect((await fetch(`${server.url}/networks`)).status).toBe(200);

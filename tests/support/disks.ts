@@ -73,7 +73,7 @@ function filling(path: string): Pick<SmallDisk, "path" | "fill" | "free"> {
     path,
     fill() {
       const descriptor = openSync(ballast, "a");
-      for (let size = 1 << 20; size >= 1; ) {
+      for (let size = 1 << 20; size >= 1;) {
         try {
           if (writeSync(descriptor, Buffer.alloc(size)) < size) size >>= 1;
         } catch {

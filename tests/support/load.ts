@@ -73,6 +73,7 @@ export class Load {
   }
 
   start(): void {
+    this.#over = false;
     const reading = Array.from({ length: readers }, () => this.#until(() => this.#read()));
     const writing = Array.from({ length: writers }, () => this.#until(() => this.#write()));
     this.#running = [...reading, ...writing, ...this.#nodes.map((node) => this.#connectAndDetach(node))];
