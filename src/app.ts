@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
 import { anonymous } from "./auth/caller.ts";
+import { availabilityOf } from "./db/away.ts";
 import {
   CredentialsError,
   ForbiddenError,
@@ -103,7 +104,9 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
 
 /** Reads are worth a line only when somebody looks for one; the rest is what an operator asks for later. */
 function logRequest({ log }: Context, refusals: Refusals, request: Request, status: number, facts: RequestFacts): void {
-  const level = request.method === "GET" && status < 500 ? "debug" : "info";
+  const usual = request.method === "GET" && status < 500;
+  // Why nothing can be answered is told once.
+  const level = usual || status === statusOf.UnavailableError ? "debug" : "info";
   if (!log.enabled(level)) return;
   const { id, arrival, identity } = facts;
   const line = {
@@ -190,6 +193,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
   } else if (error instanceof UnavailableError) {
     // Said once, by whoever lost the database.
+    availabilityOf(ctx.db).countRefused();
   } else if (status >= 500) {
     ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: error.message });
     if (msg !== error.message) msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;

@@ -102,13 +102,13 @@ function stateOfFile(uri: string): string {
   return stat ? `${stat.ino} ${stat.size} ${stat.mtimeNs}` : "";
 }
 
-/** Looks at SQLite's file, which costs microseconds; PostgreSQL is looked at every second. */
+/** Looks at SQLite's file, which costs microseconds; PostgreSQL is looked at every second. A disk that is away may come back. */
 function isPresent(db: Db): boolean {
   try {
     requirePresent(db);
     return true;
   } catch {
-    return false;
+    return goneReason(db) === null;
   }
 }
 
