@@ -9,6 +9,8 @@ export interface Arrival {
   readonly boundAddress: string;
   /** Whether nobody on the way can read it: by TLS to haas, or to a trusted proxy. */
   readonly encrypted: boolean;
+  /** No trusted proxy brought it: `address` is that of whoever is connected. */
+  readonly direct: boolean;
   /**
    * The whole body; nothing of it is read before. Rejects with a HaasError: PayloadTooLargeError above `limitBytes`,
    * ValidationError for a body that is malformed, UnavailableError when there is no memory for it.
@@ -25,6 +27,7 @@ export const arrivalOf = (request: Request): Arrival => ({
   address: "",
   boundAddress: "127.0.0.1",
   encrypted: false,
+  direct: true,
   body: async () => new Uint8Array(await request.arrayBuffer()),
   signedIn: () => {},
 });

@@ -10,6 +10,7 @@ import { type Budget, compact, copied } from "./budget.ts";
 import { findHeadEnd, type Head, parseHead, Refusal } from "./head.ts";
 import { Outbox } from "./outbox.ts";
 import type { Guest, Places } from "./places.ts";
+import type { Proxies } from "./proxies.ts";
 import type { Handshake, WebSockets } from "./websockets.ts";
 
 /** A client has so long for a whole request, and for taking an answer; a large one gets a second more for so many bytes. */
@@ -36,9 +37,7 @@ export interface House {
   readonly places: Places;
   readonly budget: Budget;
   readonly webSockets: WebSockets;
-  /** Who is behind a peer, and whether its way is encrypted, as trusted proxies tell. */
-  clientOf(peer: string, headers: Headers): { address: string; encrypted: boolean };
-  isProxy(peer: string): boolean;
+  readonly proxies: Proxies;
   /** A request that the app never sees was refused. */
   refused(refusal: Refusal, facts: { id: string; address: string; line: string }): void;
   /** Those that have a place. */
@@ -101,7 +100,7 @@ export class Connection implements Guest {
     readonly raw: Socket<any>,
   ) {
     this.peer = socket.remoteAddress;
-    this.from = house.isProxy(this.peer) ? null : addressKey(this.peer);
+    this.from = house.proxies.has(this.peer) ? null : addressKey(this.peer);
     this.known = this.from !== null && (isThisMachine(this.peer) || house.places.isKnown(this.from));
   }
 
@@ -253,13 +252,12 @@ export class Connection implements Guest {
     // The name of the server is no matter of the path, and may be none that a URL can have.
     const request = new Request(`http://haas${head.target}`, { method: head.method, headers: head.headers });
     const { socket } = this;
-    const client = this.house.clientOf(this.peer, request.headers);
+    const client = this.house.proxies.clientOf(this.peer, this.socket !== this.raw, request.headers);
     const arrival: Arrival = {
-      address: client.address,
+      ...client,
       get boundAddress() {
         return socket.localAddress;
       },
-      encrypted: this.socket !== this.raw || client.encrypted,
       body: (limitBytes) => this.#body(limitBytes),
       signedIn: () => void (this.#stage === "gone" || this.house.places.signedIn(this, addressKey(client.address))),
       ...(head.upgrade && {
