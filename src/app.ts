@@ -86,6 +86,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
         arrival,
         receivedAt: performance.now(),
         identity: null,
+        ended: () => {},
       };
       factsOf.set(routed, facts);
       let response: Response;
@@ -98,6 +99,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
       } catch (error) {
         response = await errorResponse(ctx, routed, error);
       }
+      facts.ended();
       response.headers.set("X-Request-Id", facts.id);
       logRequest(ctx, refusals, routed, response.status, facts);
       return response;
