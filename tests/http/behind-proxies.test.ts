@@ -39,7 +39,7 @@ const app = {
     const { pathname } = new URL(request.url);
     if (pathname === "/whoami") return Response.json({ address: arrival!.address, encrypted: arrival!.encrypted, direct: arrival!.direct });
     if (pathname === "/echo") {
-      const tunnel = await Tunnel.connect((echo.address() as { port: number }).port);
+      const tunnel = await Tunnel.connect((echo.address() as { port: number }).port, () => {});
       return arrival!.upgrade?.(tunnel, {}) ? new Response(null, { status: 101 }) : new Response("no WebSocket", { status: 400 });
     }
     if (pathname === "/stream") {

@@ -79,7 +79,7 @@ async function openssl(...options: string[]): Promise<string> {
       ...options,
     ],
     {
-      stdin: Buffer.from("GET /networks HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+      stdin: Buffer.from("GET /networks HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
       stdout: "pipe",
       stderr: "pipe",
       timeout: 15_000,
@@ -122,30 +122,30 @@ describe("TLS", () => {
     let text = "";
     socket.on("data", (chunk: Buffer) => void (text += chunk.toString("latin1")));
     const got = (what: string, count: number) => until(`${count} times ${what}`, () => text.split(what).length - 1 === count);
-    socket.write("put /project/tls-1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+    socket.write("put /project/tls-1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}");
     await got("HTTP/1.1 200 OK", 1);
-    socket.write("put /project/.. HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+    socket.write("put /project/.. HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}");
     await got("HTTP/1.1 200 OK", 2);
-    socket.write("GET /projects HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20));
+    socket.write("GET /projects HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20));
     await got('["..","tls-1"]', 20);
     // In pieces of one byte, with an own record each.
-    for (const byte of "delete /project/tls-1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}") socket.write(byte);
+    for (const byte of "delete /project/tls-1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}") socket.write(byte);
     await got("HTTP/1.1 200 OK", 23);
     const body = JSON.stringify({ obm: { type: "http://schema.massopencloud.org/haas/v0/obm/mock", host: "h", user: "u", password: "p" } });
-    socket.write(`PUT /node/tls-n HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.write(`PUT /node/tls-n HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     await got("HTTP/1.1 200 OK", 24);
     const value = JSON.stringify({ value: "v".repeat(900_000) });
-    socket.write(`PUT /node/tls-n/metadata/large HTTP/1.1\r\nHost: x\r\nContent-Length: ${value.length}\r\n\r\n`);
+    socket.write(`PUT /node/tls-n/metadata/large HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${value.length}\r\n\r\n`);
     socket.write(value);
     await got("HTTP/1.1 200 OK", 25);
-    socket.write("GET /node/tls-n HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    socket.write("GET /node/tls-n HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     await once(socket, "close");
     expect(text).toContain("v".repeat(900_000));
   });
 
   test("is all that its port speaks: what comes otherwise is dropped, and harms nobody", async () => {
     const inputs = [
-      "GET /networks HTTP/1.1\r\nHost: x\r\n\r\n",
+      "GET /networks HTTP/1.1\r\nHost: localhost\r\n\r\n",
       "SSH-2.0-x\r\n",
       "\x16\x03\x01\xff\xff",
       "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
@@ -196,7 +196,7 @@ describe("new files", () => {
     const kept = await handshake({});
     const asked = async () => {
       const answer = once(kept, "data");
-      kept.write("GET /networks HTTP/1.1\r\nHost: x\r\n\r\n");
+      kept.write("GET /networks HTTP/1.1\r\nHost: localhost\r\n\r\n");
       return ((await answer) as [Buffer])[0].toString();
     };
     const names = new Set<string>();
