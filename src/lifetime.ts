@@ -35,12 +35,14 @@ export interface Operation {
 export async function operate(uri: string, log: Log, operation: Operation): Promise<void> {
   let ctx = await operation.open(null);
   const signal = untilSignal();
-  let work: Work;
+  let work: Work | null = null;
   try {
     work = operation.begin(ctx);
     await operation.started(ctx);
   } catch (error) {
-    await ctx.db.destroy();
+    // A front that listens would keep the process alive, and answer without a database.
+    await Promise.allSettled([operation.stopping(), work?.stop()]);
+    await within(closeTimeoutMs, ctx.db.destroy());
     throw error;
   }
   for (;;) {

@@ -120,7 +120,7 @@ export async function serve(config: Config, options: { port: number; host: strin
       });
     },
     stopping: async () => {
-      await front!.stop(requestGraceMs);
+      await front?.stop(requestGraceMs);
       await within(closeTimeoutMs, cleaning);
     },
   });
