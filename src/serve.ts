@@ -135,7 +135,7 @@ export async function serve(config: Config, options: { port: number; host: strin
       });
     },
     stopping: async () => {
-      await front!.stop(requestGraceMs);
+      await front?.stop(requestGraceMs);
       certificates?.stop();
       refusals.flush();
       await within(closeTimeoutMs, cleaning);
