@@ -85,6 +85,7 @@ export class Connection implements Guest {
   #decoder = new BodyDecoder(0);
   #sink: Sink | null = null;
   #closeAfter = false;
+  #swallowed = 0;
   #lingered = 0;
   #handshake: Handshake | null = null;
   #upstream: Socket | null = null;
@@ -110,9 +111,9 @@ export class Connection implements Guest {
     return isHaassTurn ? 0 : this.#counted;
   }
 
-  /** Whether it has a request in hand. */
+  /** Whether it has a request in hand that is worth waiting for: tunnels and streams have no end of their own. */
   get isBusy(): boolean {
-    return this.#stage === "request" || this.#stage === "flush" || this.#stage === "stream" || this.#stage === "tunnel";
+    return this.#stage === "request" || this.#stage === "flush";
   }
 
   // What the socket tells.
@@ -140,7 +141,9 @@ export class Connection implements Guest {
   /** The client has closed its sending side. */
   clientEnded(): void {
     this.#ended = true;
-    if (this.#stage === "head" || this.#stage === "swallow" || this.#stage === "closing") this.#close();
+    const waits = this.#stage === "head" || this.#stage === "swallow";
+    // Requests that came before have their answers.
+    if (this.#stage === "closing" || (waits && this.#input.byteLength === 0)) this.#close();
     else if (this.#stage === "tunnel") this.#upstream?.end();
     else this.#advance();
   }
@@ -322,7 +325,7 @@ export class Connection implements Guest {
     if (this.#stage !== "request") return;
     this.house.places.busy(this);
     const unread = this.#decoder.left;
-    const tooMuch = unread === null || unread > swallowLimitBytes || (unread > 0 && head.expectsContinue);
+    const tooMuch = unread !== 0 && (head.expectsContinue || (unread ?? 0) > swallowLimitBytes);
     const stream = typeof content !== "string" && !(content instanceof Uint8Array);
     this.#closeAfter ||= this.house.stopping || (this.#ended && this.#input.byteLength === 0) || tooMuch || (stream && head.old);
     const how = { close: this.#closeAfter, old: head.old };
@@ -361,6 +364,7 @@ export class Connection implements Guest {
       this.#until = new Deadline(this.#input.byteLength > 0 ? requestMs : idleMs);
       if (this.#ended && this.#input.byteLength === 0) return this.#close();
     } else {
+      this.#swallowed = 0;
       this.#stage = "swallow";
       this.#until = new Deadline(requestMs);
     }
@@ -371,7 +375,7 @@ export class Connection implements Guest {
 
   #swallow(): void {
     const used = this.#decoder.feed(this.#input, () => {});
-    if (used instanceof Refusal) return this.#close();
+    if (used instanceof Refusal || (this.#swallowed += used) > swallowLimitBytes) return this.#close();
     this.#input = this.#input.subarray(used);
     if (!this.#decoder.done) return this.#ended ? this.#close() : undefined;
     this.#stage = "head";
