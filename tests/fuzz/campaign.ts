@@ -13,7 +13,7 @@ import { breach, SecretSearch } from "./contract.ts";
 import type { GoodClient } from "./good-client.ts";
 import { type RawCase, someRawCase } from "./raw.ts";
 import type { Reply } from "./replies.ts";
-import { bytesOf, type Draft, isSafe, type Operation, operationsOf, someDraft, type Source } from "./requests.ts";
+import { bytesOf, type Draft, isSafe, nameOf, type Operation, operationsOf, someDraft, type Source } from "./requests.ts";
 import { chance } from "./values.ts";
 import { basic, credentialsOf, difference, furnishing, openWitness, passwords, userCalls, type Witness } from "./world.ts";
 
@@ -42,6 +42,8 @@ export interface Summary {
   /** Of the server, in MiB: after the first tenth of the requests, and at the end; after a pause each. */
   readonly memory: { warm: number; end: number };
   readonly goodClient: GoodClient;
+  /** Calls of the API that never succeeded. */
+  readonly unreached: readonly string[];
   /** Milliseconds of a processor for each request: the server's, and this process's. */
   readonly processor: { server: number; fuzz: number };
 }
@@ -53,6 +55,8 @@ const roundSize = 3_000;
 const watchedShare = 0.05;
 const strangersShare = 0.1;
 const rawShare = 0.06;
+/** Of all requests, those that have something wrong. */
+const hostility = 0.55;
 const guessPauseMs = 4_000;
 const failureLimit = 60;
 
@@ -63,6 +67,7 @@ export class Campaign {
   readonly #statuses = new Map<string, number>();
   readonly #secrets = new SecretSearch((secrets, around) => this.#fail(`secrets in answers: ${secrets.join()}`, "", around));
   #operations: Operation[] = [];
+  readonly #succeeded = new Set<string>();
   #number = 0;
   #failed: (failure: Failure) => void = () => {};
 
@@ -87,7 +92,7 @@ export class Campaign {
       await createUser(db, administrator, "keeper", passwords.keeper, true);
       await db.destroy();
     }
-    const server = await startServer({ ...target, uri, directory: path, logLevel: "info", more: "[network-daemon]\nsleep_time = 0.2\n" });
+    const server = await startServer({ ...target, uri, directory: path, logLevel: "info" });
     const { hostname, port } = new URL(server.url);
     const campaign = new Campaign(target, seed, server, await openWitness(uri), { host: hostname, port: Number(port) }, path, remove);
     const document = await campaign.#call("GET", "/swagger/json");
@@ -150,6 +155,7 @@ export class Campaign {
       failures: [...this.#failures.values()],
       memory: { warm, end },
       goodClient,
+      unreached: this.#operations.map(nameOf).filter((name) => !this.#succeeded.has(name)),
       processor: {
         server: (processorMs(this.server.pid) - processorBefore.server) / requests,
         fuzz: (processorMs(process.pid) - processorBefore.fuzz) / requests,
@@ -205,7 +211,7 @@ export class Campaign {
 
   #draft(number: number, strangers: boolean): { draft: Draft; bytes: Buffer } {
     const source = this.#source(number);
-    const draft = someDraft(source, 0.7, strangers ? "anonymous" : undefined);
+    const draft = someDraft(source, hostility, strangers ? "anonymous" : undefined);
     return { draft, bytes: bytesOf(draft, source.random) };
   }
 
@@ -276,6 +282,7 @@ export class Campaign {
           shownReply(reply),
           number,
         );
+      if (reply.status < 300 && draft) this.#succeeded.add(nameOf(draft.operation));
       if (reply.status === 202) this.#learn(reply.body.toString());
     }
   }
@@ -331,7 +338,7 @@ export class Campaign {
         const bytes = Buffer.from(
           `PUT /project/guessed HTTP/1.1\r\nHost: x\r\nAuthorization: ${basic(name, `guess-${i}-${chance(random, 0.5) ? "\ud83e\udd8a" : "x".repeat(4_000)}`)}\r\n\r\n`,
         );
-        this.#judge(-i, { method: "PUT", target: "/project" } as Draft, [bytes], await lane.exchange(bytes, ["PUT"]));
+        this.#judge(-i, null, [bytes], await lane.exchange(bytes, ["PUT"]));
         await Bun.sleep(guessPauseMs);
       }
       lane.close();

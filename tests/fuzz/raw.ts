@@ -43,7 +43,6 @@ const malformed: readonly string[] = [
   "GET\t/nodes/free\tHTTP/1.1\r\n{common}\r\n",
   " GET /nodes/free HTTP/1.1\r\n{common}\r\n",
   "GET /nodes/free HTTP/2.0\r\n{common}\r\n",
-  "GET /nodes/free HTTP/1.2\r\n{common}\r\n",
   "GET /nodes/free HTTP/11\r\n{common}\r\n",
   "GET /nodes/free http/1.1\r\n{common}\r\n",
   "GET /nodes/free HTTP/1.1\n{common}\r\n",
@@ -145,7 +144,10 @@ function pipelined(source: Source): RawCase {
   return {
     steps: [...cut(random, latin1(requests.join("")), pick(random, [0, 0, 1, 5])), "end"],
     expects(replies) {
-      if (replies.length !== names.length) return `${replies.length} answers to ${names.length} requests in a row`;
+      // Where a refused body is not read, the connection ends, and says so.
+      const told = replies.at(-1)?.headers.get("connection") === "close";
+      if (replies.length !== names.length && !(told && !source.credentials && source.auth === "database"))
+        return `${replies.length} answers to ${names.length} requests in a row`;
       if (source.auth === "database" && !source.credentials) return null;
       const at = replies.findIndex(({ body }, i) => !body.includes(names[i]!));
       return at === -1

@@ -34,6 +34,8 @@ export function operationsOf(document: any): Operation[] {
   );
 }
 
+export const nameOf = ({ method, path }: Operation): string => `${method} ${path}`;
+
 /** A request before it is bytes. Strings of `target`, `headers` and `body` stand for bytes: each character is one. */
 export interface Draft {
   method: string;
@@ -43,6 +45,8 @@ export interface Draft {
   body: Buffer | null;
   /** How the body is sent. */
   chunked: boolean;
+  /** What it was made from. */
+  readonly operation: Operation;
   /** It registers a device that is no mock: its target has to stay as it is. */
   device: boolean;
 }
@@ -94,6 +98,7 @@ export function legalDraft(source: Source, caller: Caller = pick(source.random, 
     headers,
     body: null,
     chunked: chance(random, 0.1),
+    operation,
     device: false,
   };
   if (operation.body) {
@@ -115,6 +120,7 @@ function encoded(random: Random, name: string, isPort: boolean): string {
 
 function legalValue(source: Source, name: string, schema: Schema): unknown {
   const { random, learnt } = source;
+  if (name === "metadata") return new Members(["", "EK", "a b"].filter(() => chance(random, 0.5)).map((label) => [label, someValue(random)]));
   if (name === "obm") return new Members(Object.entries(mockObm));
   if (schema.properties && "type" in schema.properties && name === "") return new Members(Object.entries(mockSwitch));
   if (schema.enum) return pick(random, schema.enum);
@@ -636,7 +642,7 @@ function someMutation(random: Random): Mutation {
 }
 
 /** A request of which `hostility` of all have something wrong. */
-export function someDraft(source: Source, hostility = 0.7, caller?: Caller): Draft {
+export function someDraft(source: Source, hostility: number, caller?: Caller): Draft {
   const { random } = source;
   const draft = legalDraft(source, caller ?? (chance(random, 0.08) ? "anonymous" : undefined));
   if (!chance(random, hostility)) return draft;
