@@ -51,13 +51,13 @@ export interface Summary {
 const lanes = 24;
 const rawAtOnce = 24;
 const roundSize = 3_000;
-/** Of a round: those of which each is compared with the database, and those of strangers, which are compared together. */
-const watchedShare = 0.05;
+/** Of a round: requests of strangers, of which all together must change nothing; and what goes over connections of its own. */
 const strangersShare = 0.1;
 const rawShare = 0.06;
 /** Of all requests, those that have something wrong. */
 const hostility = 0.55;
 const guessPauseMs = 4_000;
+const dripMs = 300;
 const failureLimit = 60;
 
 export class Campaign {
@@ -113,8 +113,10 @@ export class Campaign {
     };
   }
 
+  /** `watched`: the share of requests that are sent one by one, with a look at the database before and after. */
   async run(
     requests: number,
+    watched: number,
     progress: (line: string) => void = () => {},
     failed: (failure: Failure) => void = () => {},
   ): Promise<Summary> {
@@ -123,15 +125,17 @@ export class Campaign {
     const processorBefore = { server: processorMs(this.server.pid), fuzz: processorMs(process.pid) };
     let pauses = 0;
     const good = this.#startGoodClient();
-    const guesses = this.#guess();
+    const beside = [this.#beside((time) => this.#guess(time)), this.#beside((time) => this.#drip(time))];
+    // A garbage collector needs its time, and only many requests tell something.
+    const looks = requests < 50_000 ? 2 : 30;
     let warm = 0;
     for (let done = 0; done < requests;) {
       const size = Math.min(roundSize, requests - done);
-      await this.#round(done, size);
+      await this.#round(done, size, watched);
       done += size;
       if (warm === 0 && done >= requests / 10) {
         const from = performance.now();
-        warm = await this.#memory();
+        warm = await this.#memory(looks);
         pauses += performance.now() - from;
       }
       if (!isRunning(this.server.pid)) {
@@ -143,9 +147,9 @@ export class Campaign {
       );
     }
     const seconds = (performance.now() - before - pauses) / 1_000;
-    await guesses.stop();
+    await Promise.all(beside.map((one) => one.stop()));
     const goodClient = await good.stop();
-    const end = await this.#memory();
+    const end = await this.#memory(looks);
     this.#secrets.flush();
     this.#readLog();
     return {
@@ -178,7 +182,7 @@ export class Campaign {
     this.remove();
   }
 
-  async #round(from: number, size: number): Promise<void> {
+  async #round(from: number, size: number, watchedShare: number): Promise<void> {
     await this.#furnish();
     const watched = Math.ceil(size * watchedShare);
     const strangers = Math.ceil(size * strangersShare);
@@ -225,14 +229,14 @@ export class Campaign {
     const { draft, bytes } = this.#draft(number, false);
     const method = draft.method.toUpperCase();
     const lane = this.#lanes[0]!;
-    const before = await this.witness.counter();
+    const before = await this.witness.version();
     const outcome = await lane.exchange(bytes, [method]);
     this.#judge(number, draft, [bytes], outcome);
     const [reply] = outcome.replies;
     if (!reply) return;
     const mayChange = reply.status < 300 && !isSafe(method);
     if (mayChange) return this.#quiet();
-    if ((await this.witness.counter()) === before) return;
+    if ((await this.witness.version()) === before) return;
     await this.#quiet();
     const dump = await this.witness.dump();
     const again = (await lane.exchange(bytes, [method])).replies[0];
@@ -257,7 +261,7 @@ export class Campaign {
   }
 
   async #raw(number: number, { steps, expects }: RawCase): Promise<void> {
-    const outcome = await play(this.address, steps, `127.0.1.${1 + (number % 8)}`);
+    const outcome = await play(this.address, steps, `127.0.1.${1 + (Math.abs(number) % 8)}`);
     this.#judge(number, null, steps, outcome);
     if (outcome.fault !== null || steps.includes("abort")) return;
     const wrong = expects?.(outcome.replies);
@@ -327,29 +331,44 @@ export class Campaign {
     for (const [method, target, body] of furnishing(random, this.target.auth)) await this.#call(method, target, body);
   }
 
-  /** Wrong passwords, few: verifying one takes a tenth of a second. */
-  #guess(): { stop(): Promise<void> } {
+  /** Again and again beside everything else, as it takes long. */
+  #beside(act: (time: number) => Promise<void>): { stop(): Promise<void> } {
     let over = false;
     const run = async () => {
-      const lane = new Lane(this.address, "127.0.2.1");
-      for (let i = 0; !over; i++) {
-        const { random } = this.#source(-i - 1);
-        const name = pick(random, ["dave", "nobody", "n\u00fc", "x".repeat(300), "a b"]);
-        const bytes = Buffer.from(
-          `PUT /project/guessed HTTP/1.1\r\nHost: x\r\nAuthorization: ${basic(name, `guess-${i}-${chance(random, 0.5) ? "\ud83e\udd8a" : "x".repeat(4_000)}`)}\r\n\r\n`,
-        );
-        this.#judge(-i, null, [bytes], await lane.exchange(bytes, ["PUT"]));
-        await Bun.sleep(guessPauseMs);
-      }
-      lane.close();
+      for (let time = 1; !over; time++) await act(time);
     };
-    const running = this.target.auth === "database" ? run() : Promise.resolve();
+    const running = run();
     return {
       async stop() {
         over = true;
         await running;
       },
     };
+  }
+
+  /** Wrong passwords, few: verifying one takes a tenth of a second. */
+  async #guess(time: number): Promise<void> {
+    if (this.target.auth === "database") {
+      const { random } = this.#source(-time);
+      const name = pick(random, ["dave", "nobody", "n\u00fc", "x".repeat(300), "a b"]);
+      const password = `guess-${time}-${chance(random, 0.5) ? "\ud83e\udd8a" : "x".repeat(4_000)}`;
+      const head = `PUT /project/guessed HTTP/1.1\r\nHost: x\r\nAuthorization: ${basic(name, password)}\r\n\r\n`;
+      await this.#raw(-time, {
+        steps: [Buffer.from(head), "end"],
+        expects: (replies) => (replies.length === 1 ? null : "no answer to a wrong password"),
+      });
+    }
+    await Bun.sleep(guessPauseMs);
+  }
+
+  /** A request that never gets complete, a byte at a time. */
+  async #drip(time: number): Promise<void> {
+    const bytes = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: x\r\nContent-Length: ${10 ** (time % 4)}00\r\nX: ${"x".repeat(10_000)}`);
+    const steps: Step[] = [...bytes].flatMap((byte) => [Buffer.of(byte), dripMs]);
+    await this.#raw(-time, {
+      steps,
+      expects: (replies) => (replies[0]?.status === 408 ? null : "no 408 to a request that never gets complete"),
+    });
   }
 
   #startGoodClient(): { stop(): Promise<GoodClient> } {
@@ -368,9 +387,9 @@ export class Campaign {
   }
 
   /** MiB of the server once it had time to collect what it needs no more. */
-  async #memory(): Promise<number> {
+  async #memory(looks: number): Promise<number> {
     let least = Infinity;
-    for (let i = 0; i < 20; i++) {
+    for (let i = 0; i < looks; i++) {
       await Bun.sleep(500);
       least = Math.min(least, rssMiB(this.server.pid));
     }

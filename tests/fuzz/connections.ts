@@ -126,12 +126,13 @@ export const closedUnanswered = "it closed the connection without an answer";
 export async function play(address: Address, steps: readonly Step[], localAddress = "127.0.0.1"): Promise<Outcome> {
   const socket = open(address, localAddress);
   const read = new Replies();
-  let sentAll = false;
+  let closed = false;
   let aborted = false;
   const ended = new Promise<boolean>((resolve) => {
     const timer = setTimeout(() => resolve(false), answerTimeoutMs);
     const done = () => {
       clearTimeout(timer);
+      closed = true;
       resolve(true);
     };
     socket.on("data", (chunk) => read.push(chunk as Buffer));
@@ -139,7 +140,7 @@ export async function play(address: Address, steps: readonly Step[], localAddres
   });
   await Promise.race([ended, new Promise((resolve) => socket.once("connect", resolve))]);
   for (const step of steps) {
-    if (socket.destroyed) break;
+    if (closed) break;
     if (typeof step === "number") await Promise.race([ended, Bun.sleep(step)]);
     else if (step === "end") socket.end();
     else if (step === "abort") {
@@ -147,7 +148,6 @@ export async function play(address: Address, steps: readonly Step[], localAddres
       socket.destroy();
     } else socket.write(step);
   }
-  sentAll = true;
   if (aborted) return { replies: [], fault: null };
   if (!(await ended)) {
     socket.destroy();
@@ -167,6 +167,6 @@ export async function play(address: Address, steps: readonly Step[], localAddres
   const { rest } = read;
   return {
     replies,
-    fault: rest.length > 0 && sentAll ? `an answer that is not complete: ${JSON.stringify(rest.toString("latin1", 0, 200))}` : null,
+    fault: rest.length > 0 ? `an answer that is not complete: ${JSON.stringify(rest.toString("latin1", 0, 200))}` : null,
   };
 }

@@ -120,7 +120,8 @@ function encoded(random: Random, name: string, isPort: boolean): string {
 
 function legalValue(source: Source, name: string, schema: Schema): unknown {
   const { random, learnt } = source;
-  if (name === "metadata") return new Members(["", "EK", "a b"].filter(() => chance(random, 0.5)).map((label) => [label, someValue(random)]));
+  if (name === "metadata")
+    return new Members(["", "EK", "a b"].filter(() => chance(random, 0.5)).map((label) => [label, someValue(random)]));
   if (name === "obm") return new Members(Object.entries(mockObm));
   if (schema.properties && "type" in schema.properties && name === "") return new Members(Object.entries(mockSwitch));
   if (schema.enum) return pick(random, schema.enum);

@@ -125,8 +125,8 @@ export const userCalls = (present: ReadonlySet<string>): Call[] =>
 
 /** The database of a running haas, read without haas. */
 export interface Witness {
-  /** How often it was written to. */
-  counter(): Promise<number>;
+  /** Another number once something was written to it. */
+  version(): Promise<number>;
   /** How much of what was asked for is still to be done. */
   pending(): Promise<number>;
   /** Every row of every table, but for the counter; as lines, sorted. */
@@ -146,7 +146,7 @@ export async function openWitness(uri: string): Promise<Witness> {
   const tables = (await all.query<{ name: string }>(all.tables)).map(({ name }) => name).filter((name) => !ownTables.has(name));
   const number = async (sql: string) => Number((await all.query<{ n: number | string }>(sql))[0]!.n);
   return {
-    counter: () => number("select counter as n from lineage"),
+    version: () => number(all.version),
     pending: () => number("select count(*) as n from networking_action where status = 'PENDING'"),
     async dump() {
       const found: string[] = [];
@@ -162,6 +162,7 @@ async function opener(uri: string) {
     const database = new Database(uri.slice("sqlite:///".length), { readonly: true });
     return {
       tables: "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'",
+      version: "select data_version as n from pragma_data_version",
       query: async <Row>(sql: string) => database.query<Row, []>(sql).all(),
       close: async () => database.close(),
     };
@@ -170,6 +171,8 @@ async function opener(uri: string) {
   await client.connect();
   return {
     tables: "select table_name as name from information_schema.tables where table_schema = 'public'",
+    // It counts transactions that wrote something, also those that were rolled back.
+    version: "select pg_snapshot_xmax(pg_current_snapshot())::text as n",
     query: async <Row>(sql: string) => (await client.query(sql)).rows as Row[],
     close: () => client.end(),
   };
