@@ -1,4 +1,3 @@
-import { closeSync, existsSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { administrator } from "../../src/auth/caller.ts";
 import { openDatabase } from "../../src/db/open.ts";
@@ -11,11 +10,13 @@ import { untilWithin } from "../support/until.ts";
 import { type Address, closedUnanswered, Lane, type Outcome, play, type Step } from "./connections.ts";
 import { breach, SecretSearch } from "./contract.ts";
 import type { GoodClient } from "./good-client.ts";
+import { piecesOf, processorMs, residentMiB, settledMiB, startGoodClient } from "./observation.ts";
 import { type RawCase, someRawCase } from "./raw.ts";
 import type { Reply } from "./replies.ts";
-import { bytesOf, type Draft, isSafe, nameOf, type Operation, operationsOf, someDraft, type Source } from "./requests.ts";
+import { someDraft } from "./mutations.ts";
+import { bytesOf, type Draft, isSafe, nameOf, type Operation, operationsOf, type Source } from "./requests.ts";
 import { chance } from "./values.ts";
-import { basic, credentialsOf, difference, furnishing, openWitness, passwords, userCalls, type Witness } from "./world.ts";
+import { basic, credentialsOf, difference, furnishing, openWitness, passwords, rawUser, userCalls, type Witness } from "./world.ts";
 
 // Many requests to one haas, and what is wrong with what came of them.
 
@@ -39,8 +40,8 @@ export interface Summary {
   readonly perSecond: number;
   readonly statuses: Record<string, number>;
   readonly failures: Failure[];
-  /** Of the server, in MiB: after the first tenth of the requests, and at the end; after a pause each. */
-  readonly memory: { warm: number; end: number };
+  /** Of the server, in MiB: after the first tenth of the requests and at the end, after a pause each; and the most there was. */
+  readonly memory: { warm: number; end: number; most: number };
   readonly goodClient: GoodClient;
   /** Calls of the API that never succeeded. */
   readonly unreached: readonly string[];
@@ -124,18 +125,19 @@ export class Campaign {
     const before = performance.now();
     const processorBefore = { server: processorMs(this.server.pid), fuzz: processorMs(process.pid) };
     let pauses = 0;
-    const good = this.#startGoodClient();
+    const good = startGoodClient(this.server.url, this.target.auth === "database" ? credentialsOf("good") : null);
     const beside = [this.#beside((time) => this.#guess(time)), this.#beside((time) => this.#drip(time))];
     // A garbage collector needs its time, and only many requests tell something.
-    const looks = requests < 50_000 ? 2 : 30;
-    let warm = 0;
+    const pauseMs = requests < 50_000 ? 1_000 : 15_000;
+    let [warm, most] = [0, 0];
     for (let done = 0; done < requests;) {
       const size = Math.min(roundSize, requests - done);
       await this.#round(done, size, watched);
       done += size;
+      most = Math.max(most, residentMiB(this.server.pid));
       if (warm === 0 && done >= requests / 10) {
         const from = performance.now();
-        warm = await this.#memory(looks);
+        warm = await settledMiB(this.server.pid, pauseMs);
         pauses += performance.now() - from;
       }
       if (!isRunning(this.server.pid)) {
@@ -143,13 +145,13 @@ export class Campaign {
         break;
       }
       progress(
-        `${done} requests, ${Math.round((1_000 * done) / (performance.now() - before - pauses))} per second, ${rssMiB(this.server.pid)} MiB, ${this.#failures.size} kinds of failures`,
+        `${done} requests, ${Math.round((1_000 * done) / (performance.now() - before - pauses))} per second, ${residentMiB(this.server.pid)} MiB, ${this.#failures.size} kinds of failures`,
       );
     }
     const seconds = (performance.now() - before - pauses) / 1_000;
     await Promise.all(beside.map((one) => one.stop()));
     const goodClient = await good.stop();
-    const end = await this.#memory(looks);
+    const end = await settledMiB(this.server.pid, pauseMs);
     this.#secrets.flush();
     this.#readLog();
     return {
@@ -157,7 +159,7 @@ export class Campaign {
       perSecond: Math.round(requests / seconds),
       statuses: Object.fromEntries([...this.#statuses].toSorted(([a], [b]) => a.localeCompare(b))),
       failures: [...this.#failures.values()],
-      memory: { warm, end },
+      memory: { warm, end, most },
       goodClient,
       unreached: this.#operations.map(nameOf).filter((name) => !this.#succeeded.has(name)),
       processor: {
@@ -361,47 +363,24 @@ export class Campaign {
     await Bun.sleep(guessPauseMs);
   }
 
-  /** A request that never gets complete, a byte at a time. */
+  /** A request that never gets complete, a byte at a time: once its head, once its body. */
   async #drip(time: number): Promise<void> {
-    const bytes = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: x\r\nContent-Length: ${10 ** (time % 4)}00\r\nX: ${"x".repeat(10_000)}`);
-    const steps: Step[] = [...bytes].flatMap((byte) => [Buffer.of(byte), dripMs]);
+    const credentials = this.target.auth === "database" ? `Authorization: ${basic(rawUser.name, rawUser.password)}\r\n` : "";
+    const head = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: x\r\n${credentials}Content-Length: 10000\r\n\r\n`);
+    const [atOnce, slowly] =
+      time % 2 === 0
+        ? [head, Buffer.alloc(1_000, " ")]
+        : [head.subarray(0, 10), Buffer.from(`${head.toString("latin1", 10, 40)}${"x".repeat(1_000)}`)];
     await this.#raw(-time, {
-      steps,
+      steps: [atOnce, ...[...slowly].flatMap((byte) => [Buffer.of(byte), dripMs])],
       expects: (replies) => (replies[0]?.status === 408 ? null : "no 408 to a request that never gets complete"),
     });
   }
 
-  #startGoodClient(): { stop(): Promise<GoodClient> } {
-    const child = Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "good-client.ts"), this.server.url], {
-      env: { PATH: process.env.PATH ?? "", ...(this.target.auth === "database" && { FUZZ_AUTHORIZATION: credentialsOf("good") }) },
-      stdin: "pipe",
-      stdout: "pipe",
-      stderr: "inherit",
-    });
-    return {
-      async stop() {
-        await child.stdin.end();
-        return JSON.parse(await child.stdout.text()) as GoodClient;
-      },
-    };
-  }
-
-  /** MiB of the server once it had time to collect what it needs no more. */
-  async #memory(looks: number): Promise<number> {
-    let least = Infinity;
-    for (let i = 0; i < looks; i++) {
-      await Bun.sleep(500);
-      least = Math.min(least, rssMiB(this.server.pid));
-    }
-    return least;
-  }
-
   /** What the log must not hold. */
   #readLog(): void {
-    const file = join(this.directory, "stderr");
-    if (!existsSync(file)) return;
     const search = new SecretSearch((secrets, around) => this.#fail(`secrets in the log: ${secrets.join()}`, "", around));
-    for (const text of piecesOf(file)) {
+    for (const text of piecesOf(join(this.directory, "stderr"))) {
       search.add(text);
       for (const line of text.split("\n")) {
         if (!line.includes("fault of haas") && !line.includes('"critical"')) continue;
@@ -411,37 +390,6 @@ export class Campaign {
     }
     search.flush();
   }
-}
-
-/** A long file, in pieces of whole lines. */
-function* piecesOf(file: string): Generator<string> {
-  const handle = openSync(file, "r");
-  const buffer = Buffer.alloc(8 * 1024 * 1024);
-  let rest = "";
-  for (let read; (read = readSync(handle, buffer)) > 0;) {
-    const text = rest + buffer.toString("utf8", 0, read);
-    const end = text.lastIndexOf("\n") + 1;
-    rest = text.slice(end);
-    yield text.slice(0, end);
-  }
-  closeSync(handle);
-  yield rest;
-}
-
-function rssMiB(pid: number): number {
-  try {
-    return Math.round(Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) / 1024);
-  } catch {
-    return 0;
-  }
-}
-
-/** How long a process has kept processors busy. */
-function processorMs(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
-    .replace(/^.*\) /, "")
-    .split(" ");
-  return 10 * (Number(fields[11]) + Number(fields[12]));
 }
 
 const shownLimit = 1_500;

@@ -1,7 +1,8 @@
 import { pick } from "../support/random.ts";
 import type { Step } from "./connections.ts";
 import type { Reply } from "./replies.ts";
-import { bytesOf, type Draft, flipped, someDraft, type Source, spliced } from "./requests.ts";
+import { flipped, someDraft, spliced } from "./mutations.ts";
+import { bytesOf, type Draft, type Source } from "./requests.ts";
 import { chance, type Random, whole } from "./values.ts";
 import { basic, rawUser } from "./world.ts";
 
