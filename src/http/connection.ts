@@ -1,14 +1,15 @@
 import type { Socket } from "bun";
 import type { App } from "../app.ts";
+import { addressKey } from "../auth/address.ts";
 import { Deadline } from "../deadline.ts";
 import { AbortedError, HaasError, UnavailableError, validation } from "../errors.ts";
 import { type Content, contentOf, headOf, refusalText } from "./answer.ts";
 import type { Arrival } from "./arrival.ts";
 import { BodyDecoder } from "./body.ts";
-import { type Budget, compact } from "./budget.ts";
+import { type Budget, compact, copied } from "./budget.ts";
 import { findHeadEnd, type Head, parseHead, Refusal } from "./head.ts";
 import { Outbox } from "./outbox.ts";
-import { addressKey, type Guest, type Places } from "./places.ts";
+import type { Guest, Places } from "./places.ts";
 import type { Handshake, WebSockets } from "./websockets.ts";
 
 /** A client has so long for a whole request, and for taking an answer; a large one gets a second more for so many bytes. */
@@ -132,9 +133,10 @@ export class Connection implements Guest {
         return;
       default:
         if (this.#stage === "head" && this.#input.byteLength === 0) this.#until = new Deadline(requestMs);
-        // What stays is copied: Bun may use its buffer again.
-        this.#input = this.#input.byteLength === 0 ? Buffer.from(chunk) : Buffer.concat([this.#input, chunk]);
+        this.#input = this.#input.byteLength === 0 ? chunk : Buffer.concat([this.#input, chunk]);
         this.#advance();
+        // What is left is copied: Bun may use its buffer again.
+        if (this.#input.buffer === chunk.buffer) this.#input = copied(this.#input);
     }
   }
 
@@ -495,7 +497,7 @@ export class Connection implements Guest {
   /** Tell the budget what is kept for this client, and make room when it is too much in all. */
   #count(): void {
     if (this.#input.byteLength > 0) this.#input = compact(this.#input);
-    const bytes = this.#input.byteLength + this.#out.bytes + (this.#sink?.buffer.byteLength ?? 0);
+    const bytes = this.#input.byteLength + this.#out.kept + (this.#sink?.buffer.byteLength ?? 0);
     if (bytes === this.#counted) return;
     const more = bytes > this.#counted;
     this.house.budget.add(bytes - this.#counted);
