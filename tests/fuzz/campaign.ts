@@ -354,7 +354,7 @@ export class Campaign {
       const { random } = this.#source(-time);
       const name = pick(random, ["dave", "nobody", "n\u00fc", "x".repeat(300), "a b"]);
       const password = `guess-${time}-${chance(random, 0.5) ? "\ud83e\udd8a" : "x".repeat(4_000)}`;
-      const head = `PUT /project/guessed HTTP/1.1\r\nHost: x\r\nAuthorization: ${basic(name, password)}\r\n\r\n`;
+      const head = `PUT /project/guessed HTTP/1.1\r\nHost: ${this.address.host}\r\nAuthorization: ${basic(name, password)}\r\n\r\n`;
       await this.#raw(-time, {
         steps: [Buffer.from(head), "end"],
         expects: (replies) => (replies.length === 1 ? null : "no answer to a wrong password"),
@@ -366,7 +366,7 @@ export class Campaign {
   /** A request that never gets complete, a byte at a time: once its head, once its body. */
   async #drip(time: number): Promise<void> {
     const credentials = this.target.auth === "database" ? `Authorization: ${basic(rawUser.name, rawUser.password)}\r\n` : "";
-    const head = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: x\r\n${credentials}Content-Length: 10000\r\n\r\n`);
+    const head = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: ${this.address.host}\r\n${credentials}Content-Length: 10000\r\n\r\n`);
     const [atOnce, slowly] =
       time % 2 === 0
         ? [head, Buffer.alloc(1_000, " ")]
