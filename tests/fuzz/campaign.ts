@@ -7,7 +7,7 @@ import { isRunning } from "../support/processes.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { type DatabaseKind, freshUri, scratch } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
-import { type Address, closedUnanswered, Lane, type Outcome, play, type Step } from "./connections.ts";
+import { type Address, Lane, type Outcome, play, type Step } from "./connections.ts";
 import { breach, SecretSearch } from "./contract.ts";
 import type { GoodClient } from "./good-client.ts";
 import { piecesOf, processorMs, residentMiB, settledMiB, startGoodClient } from "./observation.ts";
@@ -126,7 +126,7 @@ export class Campaign {
     const processorBefore = { server: processorMs(this.server.pid), fuzz: processorMs(process.pid) };
     let pauses = 0;
     const good = startGoodClient(this.server.url, this.target.auth === "database" ? credentialsOf("good") : null);
-    const beside = [this.#beside((time) => this.#guess(time)), this.#beside((time) => this.#drip(time))];
+    const beside = [this.#beside((time, signal) => this.#guess(time, signal)), this.#beside((time, signal) => this.#drip(time, signal))];
     // A garbage collector needs its time, and only many requests tell something.
     const pauseMs = requests < 50_000 ? 1_000 : 15_000;
     let [warm, most] = [0, 0];
@@ -262,10 +262,11 @@ export class Campaign {
     await untilWithin(60_000, () => "", 5)("networking actions end", async () => (await this.witness.pending()) === 0);
   }
 
-  async #raw(number: number, { steps, expects }: RawCase): Promise<void> {
-    const outcome = await play(this.address, steps, `127.0.1.${1 + (Math.abs(number) % 8)}`);
+  async #raw(number: number, { steps, expects }: RawCase, signal?: AbortSignal): Promise<void> {
+    const outcome = await play(this.address, steps, `127.0.1.${1 + (Math.abs(number) % 8)}`, signal);
+    if (outcome === null) return;
     this.#judge(number, null, steps, outcome);
-    if (outcome.fault !== null || steps.includes("abort")) return;
+    if (outcome.fault !== null) return;
     const wrong = expects?.(outcome.replies);
     if (wrong) this.#fail(wrong.replaceAll(/\d+/g, "…"), shown(steps), `${wrong}\n${outcome.replies.map(shownReply).join("\n")}`, number);
   }
@@ -273,8 +274,7 @@ export class Campaign {
   #judge(number: number, draft: Draft | null, steps: readonly Step[], { replies, fault }: Outcome): void {
     this.#number = number;
     if (fault !== null) {
-      this.#count(fault === closedUnanswered ? "closed" : "fault");
-      if (fault === closedUnanswered && draft === null) return;
+      this.#count("fault");
       this.#fail(fault.replaceAll(/\d+/g, "…").slice(0, 80), shown(steps), fault, number);
     }
     for (const reply of replies) {
@@ -334,47 +334,55 @@ export class Campaign {
   }
 
   /** Again and again beside everything else, as it takes long. */
-  #beside(act: (time: number) => Promise<void>): { stop(): Promise<void> } {
-    let over = false;
+  #beside(act: (time: number, signal: AbortSignal) => Promise<void>): { stop(): Promise<void> } {
+    const ending = new AbortController();
     const run = async () => {
-      for (let time = 1; !over; time++) await act(time);
+      for (let time = 1; !ending.signal.aborted; time++) await act(time, ending.signal);
     };
     const running = run();
     return {
       async stop() {
-        over = true;
+        ending.abort();
         await running;
       },
     };
   }
 
   /** Wrong passwords, few: verifying one takes a tenth of a second. */
-  async #guess(time: number): Promise<void> {
+  async #guess(time: number, signal: AbortSignal): Promise<void> {
     if (this.target.auth === "database") {
       const { random } = this.#source(-time);
       const name = pick(random, ["dave", "nobody", "n\u00fc", "x".repeat(300), "a b"]);
       const password = `guess-${time}-${chance(random, 0.5) ? "\ud83e\udd8a" : "x".repeat(4_000)}`;
       const head = `PUT /project/guessed HTTP/1.1\r\nHost: ${this.address.host}\r\nAuthorization: ${basic(name, password)}\r\n\r\n`;
-      await this.#raw(-time, {
-        steps: [Buffer.from(head), "end"],
-        expects: (replies) => (replies.length === 1 ? null : "no answer to a wrong password"),
-      });
+      await this.#raw(
+        -time,
+        {
+          steps: [Buffer.from(head), "end"],
+          expects: (replies) => (replies.length === 1 ? null : "no answer to a wrong password"),
+        },
+        signal,
+      );
     }
     await Bun.sleep(guessPauseMs);
   }
 
   /** A request that never gets complete, a byte at a time: once its head, once its body. */
-  async #drip(time: number): Promise<void> {
+  async #drip(time: number, signal: AbortSignal): Promise<void> {
     const credentials = this.target.auth === "database" ? `Authorization: ${basic(rawUser.name, rawUser.password)}\r\n` : "";
     const head = Buffer.from(`PUT /node/n1/obm HTTP/1.1\r\nHost: ${this.address.host}\r\n${credentials}Content-Length: 10000\r\n\r\n`);
     const [atOnce, slowly] =
       time % 2 === 0
         ? [head, Buffer.alloc(1_000, " ")]
         : [head.subarray(0, 10), Buffer.from(`${head.toString("latin1", 10, 40)}${"x".repeat(1_000)}`)];
-    await this.#raw(-time, {
-      steps: [atOnce, ...[...slowly].flatMap((byte) => [Buffer.of(byte), dripMs])],
-      expects: (replies) => (replies[0]?.status === 408 ? null : "no 408 to a request that never gets complete"),
-    });
+    await this.#raw(
+      -time,
+      {
+        steps: [atOnce, ...[...slowly].flatMap((byte) => [Buffer.of(byte), dripMs])],
+        expects: (replies) => (replies[0]?.status === 408 ? null : "no 408 to a request that never gets complete"),
+      },
+      signal,
+    );
   }
 
   /** What the log must not hold. */

@@ -120,10 +120,10 @@ export class Lane {
   }
 }
 
-export const closedUnanswered = "it closed the connection without an answer";
+const closedUnanswered = "it closed the connection without an answer";
 
-/** What one connection of its own is good for. Ends when haas closes it. */
-export async function play(address: Address, steps: readonly Step[], localAddress = "127.0.0.1"): Promise<Outcome> {
+/** Do this on a connection of its own, until haas closes it; null when it was torn down before, by a step or by `signal`. */
+export async function play(address: Address, steps: readonly Step[], localAddress: string, signal?: AbortSignal): Promise<Outcome | null> {
   const socket = open(address, localAddress);
   const read = new Replies();
   let closed = false;
@@ -138,18 +138,23 @@ export async function play(address: Address, steps: readonly Step[], localAddres
     socket.on("data", (chunk) => read.push(chunk as Buffer));
     for (const event of ["end", "close", "error"]) socket.on(event, done);
   });
+  const abort = () => {
+    aborted = true;
+    socket.destroy();
+  };
+  signal?.addEventListener("abort", abort);
   await Promise.race([ended, new Promise((resolve) => socket.once("connect", resolve))]);
   for (const step of steps) {
     if (closed) break;
     if (typeof step === "number") await Promise.race([ended, Bun.sleep(step)]);
     else if (step === "end") socket.end();
-    else if (step === "abort") {
-      aborted = true;
-      socket.destroy();
-    } else socket.write(step);
+    else if (step === "abort") abort();
+    else socket.write(step);
   }
-  if (aborted) return { replies: [], fault: null };
-  if (!(await ended)) {
+  const inTime = aborted || (await ended);
+  signal?.removeEventListener("abort", abort);
+  if (aborted) return null;
+  if (!inTime) {
     socket.destroy();
     return { replies: [], fault: `it neither closed the connection within ${answerTimeoutMs / 1_000} s of its end, nor did anything else` };
   }
