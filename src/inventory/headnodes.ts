@@ -16,7 +16,7 @@ import {
   textFor,
 } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
-import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
+import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease, writeTaking } from "../networking/lease.ts";
 import { refuseWhileUnread } from "../networking/lineage.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { newName } from "./labels.ts";
@@ -73,7 +73,7 @@ async function hold<T>(
   const mine = async (db: Db) => getHeadnode(db, await caller.rights(db), label);
   const isFree = async () => !(await isHeld(ctx.db, "headnode", (await mine(ctx.db)).id));
   const held = await inTurn(ctx.db, caller, waitTimeoutMs, isFree, async (patient) => {
-    const taken = await write(ctx.db, async (tx) => {
+    const taken = await writeTaking(ctx.db, async (tx) => {
       const headnode = await mine(tx);
       const lease = await takeLease(tx, "headnode", headnode.id, leaseMs);
       if (lease) await before(tx, headnode);

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { type RawBuilder, sql } from "kysely";
 import type { Caller } from "../auth/caller.ts";
 import { databaseTime, isPast, longestPauseMs } from "../db/clock.ts";
-import { type Db, type Tx, write } from "../db/transaction.ts";
+import { type Db, type Tx, write, writeInTheEnd } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, quote } from "../errors.ts";
 import { isDead, owner } from "../networking/holder.ts";
@@ -57,7 +57,7 @@ export async function runCommandOf<T>(db: Db, { nodeId, userId, timeoutMs, permi
     } finally {
       clearInterval(renewing);
       // Its time is up soon anyhow.
-      await write(db, (tx) => tx.deleteFrom("obm_command").where("id", "=", id).execute()).catch(() => {});
+      await writeInTheEnd(db, lifeMs, (tx) => tx.deleteFrom("obm_command").where("id", "=", id).execute()).catch(() => {});
     }
   }
   throw blocked("haas is too busy to send the command in time; try again.");
@@ -161,7 +161,7 @@ export const newHold = (): string => `${randomUUID()} ${owner}`;
 export const noHold = { hold: null, hold_until: 0 } as const;
 
 export async function release(db: Db, nodeId: number, mine: string): Promise<void> {
-  await write(db, (tx) => tx.updateTable("node").set(noHold).where("id", "=", nodeId).where("hold", "=", mine).execute());
+  await writeInTheEnd(db, holdMs, (tx) => tx.updateTable("node").set(noHold).where("id", "=", nodeId).where("hold", "=", mine).execute());
 }
 
 export const changesHands = (label: string) => blocked(`Node ${quote(label)} is leaving its project, or being allocated; try again.`);

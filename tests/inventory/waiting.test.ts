@@ -205,7 +205,7 @@ describe.each(databases)("calls that wait, on %s,", (kind) => {
     service.call(method, path, body, { authorization: `Basic ${btoa(`${user}:pw`)}` });
   const root = (method: string, path: string, body?: unknown) => as("root", method, path, body);
   /** How many transactions that write there were. */
-  const writes = async () => Number((await service.ctx.db.selectFrom("lineage").select("counter").executeTakeFirstOrThrow()).counter);
+  const writes = async () => (await service.ctx.db.selectFrom("lineage").select("counter").executeTakeFirstOrThrow()).counter;
   const times = <T>(count: number, call: () => Promise<T>) => Array.from({ length: count }, () => call());
   const later = () => databaseTime(service.ctx.db, 50_000);
   const tally = (answers: Answer[]) =>
