@@ -119,9 +119,9 @@ export function controller(ctx: Context) {
   );
 }
 
-/** What is left to do about percent-encoding in a path, after the router decoded each segment. */
-function decodePath(url: string, params: Record<string, unknown>): void {
-  if (!url.includes("%")) return;
+/** What is left to do about percent-encoding in a path, after the router decoded each segment. Paths without parameters have no `params`. */
+function decodePath(url: string, params: Record<string, unknown> | undefined): void {
+  if (!params || !url.includes("%")) return;
   for (const [name, value] of Object.entries(params)) {
     if (typeof value !== "string") continue;
     // An encoded slash is a slash: it belongs to no name but a port's.
