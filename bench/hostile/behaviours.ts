@@ -3,7 +3,7 @@ import { freshNode, people } from "./people.ts";
 
 // The attacks, each as what one connection does.
 
-const bodyBytes = 7.9 * 1024 * 1024;
+const bodyBytes = Math.floor(7.9 * 1024 * 1024);
 const tenantBodyBytes = 1024 * 1024;
 const pieceBytes = 64 * 1024;
 const piece = Buffer.alloc(pieceBytes, " ");
@@ -39,6 +39,13 @@ function* tenantBody(): Iterable<Uint8Array> {
   for (let left = tenantBodyBytes - 1; left > 0; left -= pieceBytes) yield piece.subarray(0, Math.min(left, pieceBytes));
 }
 
+/** The same in chunks of a byte, as many as go into a piece. */
+const crumbs = bytes("1\r\n1\r\n".repeat(10_000));
+function* crumbledBody(): Iterable<Uint8Array> {
+  yield request("PUT /node/node-00001/metadata/big", `${tenant}Transfer-Encoding: chunked\r\n`);
+  for (let left = tenantBodyBytes - 1; left > 10_000; left -= 10_000) yield crumbs;
+}
+
 const halfHead = bytes("GET /nodes/free HTTP/1.1\r\nHost: haas\r\nX-Half: ");
 const unfinishedBody = request("POST /project/project-1/connect_node", "Content-Length: 60\r\n", '{"node": "');
 const headerLine = (n: number) => `X-Header-${n}: ${"v".repeat(20)}\r\n`;
@@ -60,6 +67,7 @@ export const behaviours = {
   "bodies-chunked": { says: hugeChunkedBody, afterwards: "hold", reopens: true },
   "bodies-wrong-password": { says: () => hugeBody(wrong), afterwards: "hold", reopens: true },
   "bodies-tenant": { says: tenantBody, afterwards: "hold", reopens: true },
+  crumbs: { says: crumbledBody, afterwards: "hold", reopens: true },
   silent: { ...once(), afterwards: "hold" },
   "half-head": { ...once(halfHead), afterwards: "hold" },
   trickle: { ...once(halfHead), afterwards: "trickle" },
@@ -121,6 +129,7 @@ export const behaviours = {
     afterwards: "repeat",
     reopens: true,
   },
+  "tenant-hold": { ...once(request("GET /nodes/free", tenant)), afterwards: "hold", reopens: true },
   "tenant-flood": { ...once(request("GET /nodes/all", tenant)), afterwards: "repeat", reopens: true },
 } as const satisfies Record<string, Behaviour>;
 

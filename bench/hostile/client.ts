@@ -26,7 +26,7 @@ export interface Answer {
 }
 
 const pauseMs = 25;
-const newcomerPauseMs = 2_000;
+const newcomerPauseMs = 1_000;
 const timeoutMs = 10_000;
 /** One in so many is a write. */
 const writeEvery = 20;

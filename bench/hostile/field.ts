@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Orders } from "./attacker.ts";
@@ -11,7 +11,6 @@ import { makeWorld } from "./world.ts";
 // One scenario: a server of its own, the good client, the attackers, each as processes; and what is measured of them.
 
 const startTimeoutMs = 20_000;
-const warmUpMs = 1_500;
 /** The good client is well when every lane had a good answer within this, and nothing went wrong for a while. */
 const slowMs = 250;
 const wellForMs = 1_000;
@@ -34,6 +33,9 @@ export interface Outcome {
   beforeMiB: number;
   peakMiB: number;
   afterMiB: number;
+  /** Files that the server has open. */
+  filesBefore: number;
+  filesAfter: number;
   /** Processor time of the server during the attack. */
   cpuSeconds: number;
   /** What it wrote into its log. */
@@ -43,6 +45,9 @@ export interface Outcome {
   /** Why the attack was ended early. */
   stopped: string | null;
 }
+
+/** What a server is started with. */
+type Surroundings = Pick<Scenario, "files" | "tls" | "ipv6">;
 
 /** The directory that everything works in, with a world to copy. Remove it with `leave`. */
 export class Field {
@@ -64,26 +69,31 @@ export class Field {
     rmSync(this.directory, { recursive: true, force: true });
   }
 
-  /** Let the scenario happen for `seconds`. `meanwhile` runs when the attack is at its height; its server is told. */
-  async run(scenario: Scenario, seconds: number, meanwhile?: (server: Server) => Promise<void>): Promise<Outcome> {
-    if (scenario.ipv6) this.#makeNamespace();
+  /** Let the scenario happen for `seconds`. `meanwhile` runs when the attack is at its height. */
+  run(scenario: Scenario, seconds: number, meanwhile?: (server: Server) => Promise<void>): Promise<Outcome> {
+    return this.serve(scenario, (server) => this.#measure(scenario, server, seconds, meanwhile));
+  }
+
+  /** A server of its own while `act` goes on. */
+  async serve<T>(around: Surroundings, act: (server: Server) => Promise<T>): Promise<T> {
+    if (around.ipv6) this.#makeNamespace();
     try {
-      const server = await this.#startServer(scenario);
+      const server = await this.#startServer(around);
       try {
-        return await this.#measure(scenario, server, seconds, meanwhile);
+        return await act(server);
       } finally {
         await this.#end(server.child, "SIGKILL");
       }
     } finally {
-      if (scenario.ipv6) runProgram(["ip", "netns", "delete", this.#namespace]);
+      if (around.ipv6) runProgram(["ip", "netns", "delete", this.#namespace]);
     }
   }
 
   async #measure(scenario: Scenario, server: Server, seconds: number, meanwhile?: (server: Server) => Promise<void>): Promise<Outcome> {
     const client = this.#startClient(scenario, server.port);
-    await Bun.sleep(warmUpMs);
-    if (client.answers.length === 0) throw new Error(`The good client has no answer before the attack.\n${server.log()}`);
+    await firstAnswers(client, server);
     const beforeMiB = server.memory().now;
+    const filesBefore = server.openFiles();
     server.resetPeak();
     const [cpuBefore, logBefore, start] = [server.cpuSeconds(), server.logBytes(), Date.now()];
     const attackers = this.#attack(scenario, server.port);
@@ -108,6 +118,8 @@ export class Field {
       beforeMiB,
       peakMiB: peak,
       afterMiB: now,
+      filesBefore,
+      filesAfter: server.openFiles(),
       cpuSeconds,
       logBytes: server.logBytes() - logBefore,
       tally: sum(tallies),
@@ -115,7 +127,7 @@ export class Field {
     };
   }
 
-  async #startServer({ files, tls, ipv6 }: Scenario): Promise<Server> {
+  async #startServer({ files, tls, ipv6 }: Surroundings): Promise<Server> {
     const place = join(this.directory, `server-${++this.#serial}`);
     mkdirSync(join(place, "tmp"), { recursive: true });
     copyFileSync(join(this.directory, "world.db"), join(place, "haas.db"));
@@ -248,6 +260,9 @@ export class Server {
     writeFileSync(`/proc/${this.child.pid}/clear_refs`, "5");
   }
 
+  openFiles = () => readdirSync(`/proc/${this.child.pid}/fd`).length;
+  limits = () => readFileSync(`/proc/${this.child.pid}/limits`, "utf8");
+
   cpuSeconds(): number {
     const stat = readFileSync(`/proc/${this.child.pid}/stat`, "utf8");
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
@@ -261,6 +276,14 @@ export class Server {
     const free = Number(/^MemAvailable:\s+(\d+) kB/m.exec(readFileSync("/proc/meminfo", "utf8"))![1]) / 1024;
     return free < machineReserveMiB ? "the machine has no memory left" : null;
   }
+}
+
+/** The good client is signed in on all its lanes. */
+async function firstAnswers({ answers, lanes }: { answers: readonly Answer[]; lanes: number }, server: Server): Promise<void> {
+  for (const deadline = Date.now() + startTimeoutMs; Date.now() < deadline; await Bun.sleep(20)) {
+    if (new Set(answers.filter(({ result }) => result === 200).map(({ lane }) => lane)).size >= lanes) return;
+  }
+  throw new Error(`The good client had no answer before the attack: ${JSON.stringify(answers[0])}\n${server.log()}`);
 }
 
 /** How long after `end` the good client was well again. */

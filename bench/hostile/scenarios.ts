@@ -2,7 +2,7 @@ import type { BehaviourName } from "./behaviours.ts";
 
 // Which attacks are tried, and how large.
 
-interface Swarm {
+export interface Swarm {
   behaviour: BehaviourName;
   connections: number;
   /** From so many addresses. */
@@ -39,6 +39,7 @@ export const scenarios: readonly Scenario[] = [
   one("bodies-chunked", "the same in chunks", 600, 16),
   one("bodies-wrong-password", "the same with a wrong password", 600, 16),
   one("bodies-tenant", "600 bodies of 1 MiB by a tenant, never finished", 600, 16),
+  one("crumbs", "60 bodies of 1 MiB by a tenant in chunks of one byte, never finished", 60, 16),
   one("silent", "10,000 connections that say nothing", 10_000, 16),
   one("half-head", "10,000 after half a head", 10_000, 16),
   one("trickle", "10,000 that send a byte a second", 10_000, 16),
@@ -56,6 +57,7 @@ export const scenarios: readonly Scenario[] = [
   ),
   one("guess-names", "400 guess names and passwords from one address", 400, 1, { newcomers: true }),
   named("guess-addresses", one("guess-names", "400 guess from 200 addresses", 400, 200, { newcomers: true })),
+  named("guess-flood", one("guess-names", "4,000 guess from 200 addresses", 4_000, 200, { newcomers: true })),
   one("guess-account", "300 guess at one account at once, from one address", 300, 1, { newcomers: true }),
   named("guess-account-addresses", one("guess-account", "300 guess at one account, from 200 addresses", 300, 200, { newcomers: true })),
   one("endless-head", "64 heads without an end", 64, 16),
@@ -77,6 +79,7 @@ export const scenarios: readonly Scenario[] = [
   one("tls-half-hello", "4,000 with half a TLS greeting", 4_000, 16, { tls: true }),
   one("tls-handshakes", "TLS handshakes at full speed", 32, 16, { tls: true }),
   one("json-tenant", "16 of a tenant send 1 MiB of JSON, again and again", 16, 1),
+  one("tenant-hold", "10,000 idle ones of a tenant, replaced as soon as they are cut", 10_000, 16),
   one("tenant-flood", "32 of a tenant ask for all nodes, again and again", 32, 1),
   one("swagger-json", "32 ask for /swagger/json, again and again", 32, 16),
   one("fresh-ports", "400 calls of a tenant that wait for a port", 400, 1),
