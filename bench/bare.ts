@@ -1,6 +1,6 @@
 import { Elysia } from "elysia";
 import { readFileSync } from "node:fs";
-import { listen } from "../src/front.ts";
+import { listen } from "../src/http/front.ts";
 
 // The limit: an Elysia handler that does nothing but send the bytes of a file, once on Bun's HTTP
 // server alone and once behind the front of haas.

@@ -14,8 +14,11 @@ export const statusOf = {
   BlockedError: 409,
   ProjectMismatchError: 409,
   IllegalStateError: 409,
+  RequestTimeoutError: 408,
   PayloadTooLargeError: 413,
+  UriTooLongError: 414,
   TooManyRequestsError: 429,
+  HeadersTooLargeError: 431,
   OBMError: 500,
   SwitchError: 500,
   HeadnodeError: 500,
@@ -82,6 +85,13 @@ export class UnavailableError extends HaasError {
 
   constructor(message: string, options?: ErrorOptions) {
     super("UnavailableError", message, options);
+  }
+}
+
+/** The client went away before its request was complete: nobody is there to be answered. */
+export class AbortedError extends HaasError {
+  constructor() {
+    super("ValidationError", "The request ended before its body was complete.");
   }
 }
 

@@ -7,8 +7,9 @@ import type { Context } from "./context.ts";
 import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
 import { StateFile } from "./db/state-file.ts";
 import type { Db } from "./db/transaction.ts";
-import { messageOf } from "./errors.ts";
-import { type Front, listen } from "./front.ts";
+import { messageOf, statusOf } from "./errors.ts";
+import { type Front, listen } from "./http/front.ts";
+import { fileLimit } from "./http/places.ts";
 import { isLoopback } from "./http/arrival.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
@@ -103,7 +104,11 @@ export async function serve(config: Config, options: { port: number; host: strin
     open,
     begin(ctx) {
       door.open(ctx.db, createApp(ctx));
-      front ??= listen(door, options);
+      front ??= listen(door, {
+        ...options,
+        refused: ({ type, msg }, { id, address, line }) =>
+          log.info("request", { request: id, status: statusOf[type], address, line: line.slice(0, 200), refused: msg }),
+      });
       return begin(ctx);
     },
     async started(ctx) {
@@ -116,6 +121,8 @@ export async function serve(config: Config, options: { port: number; host: strin
         database: redactUri(config.databaseUri),
         networks: options.networks,
         pid: process.pid,
+        connections: front!.places,
+        files: fileLimit(),
       });
     },
     stopping: async () => {

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { startServer } from "./support/server.ts";
 import { configText, scratch } from "./support/service.ts";
 
 // What `haas serve` says when it can't start, and what it leaves on disk when it does.
@@ -104,4 +105,42 @@ test("a log in a folder is for this user only", () => {
   chmodSync(logs, 0o755);
   expect(haas(configText({ uri: uri() }).replace("[general]", `[general]\nlog_dir = ${logs}`), ...applyOnce).exitCode).toBe(0);
   expect(statSync(join(logs, "haas.log")).mode & 0o777).toBe(0o600);
+});
+
+test("a server needs no temporary folder, and leaves nothing in one when it is killed", async () => {
+  for (const round of [1, 2]) {
+    const server = await startServer({ kind: "sqlite", directory: directory.path });
+    const temporary = join(directory.path, "tmp");
+    expect(readdirSync(temporary)).toEqual([]);
+    // Whoever cleans it up, with whatever is in it.
+    rmSync(temporary, { recursive: true });
+    const put = await fetch(`${server.url}/project/p${round}`, { method: "PUT" });
+    expect(put.status).toBe(200);
+    await server.kill("SIGKILL");
+    expect(existsSync(temporary)).toBe(false);
+  }
+});
+
+test("how many connections there may be follows from the files that the process may open, and is told", async () => {
+  const file = join(directory.path, "haas.cfg");
+  writeFileSync(file, configText({ uri: uri(), logLevel: "info" }), { mode: 0o600 });
+  const cli = join(import.meta.dir, "../src/cli.ts");
+  for (const [soft, hard, files, connections] of [
+    [256, 1024, 1024, 768],
+    [300, 300, 300, 172],
+  ] as const) {
+    const child = Bun.spawn(
+      ["sh", "-c", `ulimit -Sn ${soft}; ulimit -Hn ${hard}; exec "$@"`, "sh", process.execPath, cli, "serve", "0", "--config", file],
+      { cwd: directory.path, stdio: ["ignore", "ignore", "pipe"] },
+    );
+    let text = "";
+    for await (const bytes of child.stderr) {
+      const serves = text.includes('"serving"');
+      text += Buffer.from(bytes).toString();
+      if (!serves && text.includes('"serving"')) child.kill("SIGTERM");
+    }
+    expect({ ended: await child.exited, text }).toMatchObject({ ended: 0 });
+    const line = JSON.parse(text.split("\n").find((one) => one.includes('"serving"'))!);
+    expect([line.files, line.connections]).toEqual([files, connections]);
+  }
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
-import { type Front, listen } from "../../src/front.ts";
+import { type Front, listen } from "../../src/http/front.ts";
 import type { Arrival } from "../../src/http/arrival.ts";
 import { mockObm, mockSwitch, type Service, startService } from "../support/service.ts";
 
@@ -11,6 +11,10 @@ let service: Service;
 let front: Front;
 /** The client's address of each request, as the app is told. */
 const addresses: string[] = [];
+/** What the front refused by itself. */
+const refused: { id: string; type: string }[] = [];
+/** Tells, after a while, what it was asked. */
+let slow: Front;
 
 beforeAll(async () => {
   service = await startService("sqlite");
@@ -20,10 +24,21 @@ beforeAll(async () => {
       return service.app.handle(request, arrival);
     },
   };
-  front = listen(app, { host: "0.0.0.0", port: 0 });
+  front = listen(app, { host: "0.0.0.0", port: 0, refused: ({ type }, { id }) => void refused.push({ id, type }) });
+  slow = listen(
+    {
+      async handle(request, arrival) {
+        await Bun.sleep(30);
+        const body = await arrival!.body(1_000);
+        return new Response(`${request.method} ${new URL(request.url).pathname} ${Buffer.from(body).toString()}`);
+      },
+    },
+    { host: "127.0.0.1", port: 0 },
+  );
 });
 afterAll(async () => {
   await front.stop(1_000);
+  await slow.stop(1_000);
   await service.stop();
 });
 beforeEach(() => void addresses.splice(0));
@@ -195,11 +210,77 @@ describe("methods", () => {
 });
 
 describe("connections", () => {
-  test("a mended request is the last one of its connection", async () => {
+  test("a request that had to be mended is one like any other, wherever it stands in its connection", async () => {
     const connection = await Connection.open();
-    expect((await connection.send(head("get /projects")).reply()).status).toBe(200);
-    expect(await connection.rest()).toBe("");
+    expect((await connection.send(head("GET /projects")).reply()).status).toBe(200);
+    for (const [line, status] of [
+      ["put /project/%2e%2e", 200],
+      ["get /projects", 200],
+      ["delete /project/..", 200],
+      ["FOO /projects", 405],
+      ["GET /projects", 200],
+    ] as const) {
+      expect(`${line} ${(await connection.send(head(line)).reply()).status}`).toBe(`${line} ${status}`);
+    }
     connection.close();
+  });
+
+  test("requests behind one that still runs wait for it, and all are answered in order, also when the client has closed its side", async () => {
+    for (const ends of [false, true]) {
+      const connection = await Connection.open("127.0.0.1", slow.port);
+      const bytes = `${head("GET /1")}${withBody("POST /2", "two").toString()}${head("put /3/..")}${head("GET /4")}`;
+      if (ends) connection.socket.end(bytes);
+      else connection.send(bytes);
+      const texts = [];
+      for (let i = 0; i < 4; i++) texts.push((await connection.reply()).text);
+      expect(texts).toEqual(["GET /1 ", "POST /2 two", "PUT /3/..%EF%BF%BF ", "GET /4 "]);
+      if (ends) expect(await connection.rest()).toBe("");
+      connection.close();
+    }
+  });
+
+  test("a client that goes away within a request is gone, and what it asked for is not done", async () => {
+    const whole = withBody("PUT /node/half", JSON.stringify({ obm: mockObm }));
+    for (const leave of ["end", "destroy", "resetAndDestroy"] as const) {
+      for (const at of [20, whole.indexOf("\r\n\r\n") + 4, whole.byteLength - 1]) {
+        const connection = await Connection.open();
+        connection.send(whole.subarray(0, at));
+        await Bun.sleep(20);
+        connection.socket[leave]();
+        // Nothing but an ending, or a refusal.
+        expect(await connection.rest()).toMatch(/^(|HTTP\/1\.1 4\d\d )/);
+      }
+    }
+    expect(told(await once1(head("GET /node/half")))).toBe("404 NotFoundError");
+  });
+
+  test("a body is sent for when it is wanted, and only then", async () => {
+    const body = JSON.stringify({ obm: mockObm });
+    const asking = (line: string, length: number) => head(line, { Expect: "100-continue", "Content-Length": String(length) });
+    const connection = await Connection.open();
+    expect((await connection.send(asking("PUT /node/asked", body.length)).reply({ bare: true })).status).toBe(100);
+    expect(told(await connection.send(body).reply())).toBe("200");
+    // Refused for its path and for its length: no word of a body is asked for.
+    expect(told(await connection.send(asking("PUT /no/such/path", body.length)).reply())).toBe("404 NotFoundError");
+    expect(await connection.rest()).toBe("");
+    expect(told(await once1(asking("PUT /node/asked/metadata/m", 4 * 1024 * 1024)))).toBe("413 PayloadTooLargeError");
+  });
+
+  test("what is left of a body that nobody wanted is read past, when it is little", async () => {
+    const connection = await Connection.open();
+    connection.send(head("PUT /no/such/path", { "Content-Length": "1000" })).send("x".repeat(400));
+    expect(told(await connection.reply())).toBe("404 NotFoundError");
+    await Bun.sleep(20);
+    connection.send("x".repeat(600)).send(head("GET /projects"));
+    expect(told(await connection.reply())).toBe("200");
+    connection.close();
+    const large = await Connection.open();
+    large.send(head("PUT /no/such/path", { "Content-Length": "1000000" })).send("x".repeat(1000));
+    const reply = await large.reply();
+    expect(told(reply)).toBe("404 NotFoundError");
+    expect(reply.headers.get("connection")).toBe("close");
+    expect(await large.rest()).toBe("");
+    large.close();
   });
 
   test("a normal connection is kept, and takes pipelined requests in order", async () => {
@@ -305,7 +386,7 @@ test.each(["a", "lab", "haas", "10.0.0.1:5000", "[::1]:5000", "a.example"])("the
 describe("limits", () => {
   test.each(["\r\n\r\n", ""])("a request line that is too long: 414 (it ends in %j)", async (end) => {
     const reply = await once1(`GET /${"x".repeat(20_000)}${end === "" ? "" : ` HTTP/1.1\r\nHost: haas${end}`}`);
-    expect(told(reply)).toBe("414 ValidationError");
+    expect(told(reply)).toBe("414 UriTooLongError");
   });
 
   test.each(["content-length", "chunked"])("a body over 1 MiB: 413, by %s", async (by) => {
@@ -334,26 +415,194 @@ describe("limits", () => {
     connection.close();
   });
 
-  test("the 1025th connection of one address is told 503; other addresses are served", async () => {
+  test("when there is no place left, the one that has waited longest goes, and never the newcomer; one address has a quarter", async () => {
+    const small = listen(service.app, { host: "127.0.0.1", port: 0, files: 192 });
+    expect(small.places).toBe(64);
     const held: Connection[] = [];
-    const limit = 1024;
+    const hold = async (address: string, bytes = "") => {
+      const connection = await Connection.open(address, small.port);
+      held.push(connection.send(bytes));
+      if (bytes.endsWith("\r\n\r\n")) expect((await connection.reply()).status).toBe(200);
+      return connection;
+    };
     try {
-      for (let i = 0; i < limit; i++) held.push((await Connection.open("127.0.0.9")).send(head("GET /projects")));
-      for (const connection of held) expect((await connection.reply()).status).toBe(200);
-      const refused = await Connection.open("127.0.0.9");
-      held.push(refused);
-      expect(told(await refused.reply())).toBe("503 ServerError");
-      expect(told(await once1(head("GET /projects"), { from: "127.0.0.8" }))).toBe("200");
-      held.shift()!.close();
-      // The place is free as soon as the server has seen the end of it.
-      let reply = "";
-      for (let i = 0; i < 500 && reply !== "200"; i++, await Bun.sleep(10))
-        reply = told(await once1(head("GET /projects"), { from: "127.0.0.9" }));
-      expect(reply).toBe("200");
+      const first = await hold("127.0.0.9", "GET /proj");
+      for (let i = 1; i < 16; i++) await hold("127.0.0.9", i % 2 ? head("GET /projects") : "GET");
+      // The 17th of its address: that address has had its share.
+      await hold("127.0.0.9", head("GET /projects"));
+      expect(await first.rest()).toBe("");
+      // Four addresses with a share each; then come others, and from this machine, and all are served.
+      for (const address of ["127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4", "127.0.1.5"])
+        for (let i = 0; i < 16; i++) await hold(address, "GET /projects HTTP/1.1\r\nHos");
+      for (const address of ["127.0.1.7", "127.0.0.1", "127.0.0.8"]) await hold(address, head("GET /projects"));
     } finally {
       for (const connection of held) connection.close();
+      await small.stop(1_000);
     }
   }, 120_000);
+
+  test("a client has one deadline for a whole request, however it fills the time; a kept connection has more", async () => {
+    const trickling: Timer[] = [];
+    const trickle = (connection: Connection, byte: string) => void trickling.push(setInterval(() => connection.send(byte), 500));
+    const started = head("PUT /node/n", { "Content-Length": "1000" });
+    const kept = await Connection.open();
+    expect((await kept.send(head("GET /projects")).reply()).status).toBe(200);
+    const silent = await Connection.open();
+    const asked = [
+      (await Connection.open()).send("GET /proj"),
+      (await Connection.open()).send("GET /projects HTTP/1.1\r\nX: "),
+      (await Connection.open()).send(started),
+      (await Connection.open()).send(started),
+    ];
+    trickle(asked[1]!, "x");
+    trickle(asked[3]!, " ");
+    try {
+      for (const connection of asked) expect(told(await connection.reply())).toBe("408 RequestTimeoutError");
+      expect(await silent.rest()).toBe("");
+      expect((await kept.send(head("GET /projects")).reply()).status).toBe(200);
+    } finally {
+      for (const timer of trickling) clearInterval(timer);
+      for (const connection of [kept, silent, ...asked]) connection.close();
+    }
+  }, 60_000);
+
+  test("a client that takes its answer too slowly, or asks without end and takes nothing, holds no memory", async () => {
+    const large = "x".repeat(2_000_000);
+    const giving = listen({ handle: async () => new Response(large) }, { host: "127.0.0.1", port: 0 });
+    const held: Connection[] = [];
+    const before = process.memoryUsage().rss;
+    try {
+      for (let i = 0; i < 600; i++) {
+        const connection = await Connection.open("127.0.0.9", giving.port);
+        connection.socket.pause();
+        held.push(connection.send(head("GET /x").repeat(500)));
+      }
+      await Bun.sleep(500);
+      // One at a time is made for each, and all together stay within what haas gives them.
+      expect(process.memoryUsage().rss - before).toBeLessThan(600 * 1024 * 1024);
+      expect((await (await Connection.open("127.0.0.1", giving.port)).send(head("GET /x")).reply()).text).toBe(large);
+    } finally {
+      for (const connection of held) connection.close();
+      await giving.stop(1_000);
+    }
+  }, 60_000);
+});
+
+describe("heads", () => {
+  const refusals: [name: string, bytes: string, answer: string][] = [
+    ["two Host headers", "GET /projects HTTP/1.1\r\nHost: haas\r\nhost: haas\r\n\r\n", "400 ValidationError"],
+    ["no Host header", "GET /projects HTTP/1.1\r\n\r\n", "400 ValidationError"],
+    ["a Host that is a path", "GET /projects HTTP/1.1\r\nHost: haas/x\r\n\r\n", "400 ValidationError"],
+    ["a line that ends with LF alone", "GET /projects HTTP/1.1\nHost: haas\n\n", "400 ValidationError"],
+    ["a header that ends with LF alone", "GET /projects HTTP/1.1\r\nHost: haas\nX: y\r\n\r\n", "400 ValidationError"],
+    ["a carriage return within a header", "GET /projects HTTP/1.1\r\nHost: haas\rX: y\r\n\r\n", "400 ValidationError"],
+    ["a header over two lines", "GET /projects HTTP/1.1\r\nHost: haas\r\nX: a\r\n b\r\n\r\n", "400 ValidationError"],
+    ["a blank before the colon", "GET /projects HTTP/1.1\r\nHost : haas\r\n\r\n", "400 ValidationError"],
+    ["a header without a name", "GET /projects HTTP/1.1\r\nHost: haas\r\n: x\r\n\r\n", "400 ValidationError"],
+    ["a NUL", "GET /projects HTTP/1.1\r\nHost: haas\r\nX: a\0b\r\n\r\n", "400 ValidationError"],
+    ["two blanks", "GET  /projects HTTP/1.1\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["no version", "GET /projects\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["another version", "GET /projects HTTP/2.0\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["the start of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400 ValidationError"],
+    ["a method that is none", "G(T /projects HTTP/1.1\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["no path", "GET projects HTTP/1.1\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["a tunnel", "CONNECT haas:443 HTTP/1.1\r\nHost: haas\r\n\r\n", "400 ValidationError"],
+    ["two lengths", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", "400 ValidationError"],
+    ["a length below 0", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length: -20\r\n\r\n{}", "400 ValidationError"],
+    ["a length with a sign", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length: +2\r\n\r\n{}", "400 ValidationError"],
+    ["a list of lengths", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length: 2, 2\r\n\r\n{}", "400 ValidationError"],
+    ["no length", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length:\r\n\r\n{}", "400 ValidationError"],
+    [
+      "a length and chunks",
+      "PUT /project/x HTTP/1.1\r\nHost: haas\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+      "400 ValidationError",
+    ],
+    ["another coding", "PUT /project/x HTTP/1.1\r\nHost: haas\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "400 ValidationError"],
+    ["an old client's chunks", "PUT /project/x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 ValidationError"],
+    ["a head without end", `GET /projects HTTP/1.1\r\nHost: haas\r\nX: ${"x".repeat(40_000)}`, "431 HeadersTooLargeError"],
+    ["too many headers", `GET /projects HTTP/1.1\r\nHost: haas\r\n${"X: y\r\n".repeat(200)}\r\n`, "431 HeadersTooLargeError"],
+  ];
+  test.each(refusals)("%s is refused, in the shape of every error, and logged", async (_, bytes, answer) => {
+    refused.splice(0);
+    for (const piecewise of [false, true]) {
+      const connection = await Connection.open();
+      if (piecewise) {
+        connection.send(Buffer.from(bytes.slice(0, -3), "latin1"));
+        await Bun.sleep(3);
+        connection.send(Buffer.from(bytes.slice(-3), "latin1"));
+      } else connection.send(Buffer.from(bytes, "latin1"));
+      const reply = await connection.reply();
+      expect(told(reply)).toBe(answer);
+      expect(reply.headers.get("x-request-id")).toBe(refused.at(-1)!.id);
+      expect(reply.headers.get("connection")).toBe("close");
+      expect(await connection.rest()).toBe("");
+      connection.close();
+    }
+    expect(refused.map((one) => one.type)).toEqual(Array(2).fill(answer.slice(4)));
+    expect(await projects()).not.toContain("x");
+  });
+
+  test.each([
+    ["zz\r\n{}\r\n0\r\n\r\n"],
+    ["-2\r\n{}\r\n0\r\n\r\n"],
+    ["2\n{}\r\n0\r\n\r\n"],
+    ["2\r\n{}0\r\n\r\n"],
+    ["2\r\n{}\r\n0\r\nno trailer\r\n\r\n"],
+    ["2;\x01\r\n{}\r\n0\r\n\r\n"],
+    ["2 2\r\n{}\r\n0\r\n\r\n"],
+    ["000000002\r\n{}\r\n0\r\n\r\n"],
+    [`2;${"x".repeat(500)}\r\n{}\r\n0\r\n\r\n`],
+    ["\r\n{}\r\n0\r\n\r\n"],
+  ])("chunks like %j are refused", async (chunks) => {
+    const connection = await Connection.open();
+    connection.send(Buffer.from(head("PUT /project/x", { "Transfer-Encoding": "chunked" }) + chunks, "latin1"));
+    const reply = await connection.reply();
+    expect(told(reply)).toBe("400 ValidationError");
+    expect(reply.headers.get("connection")).toBe("close");
+    expect(await connection.rest()).toBe("");
+    expect(await projects()).not.toContain("x");
+    connection.close();
+  });
+
+  test("chunks with extensions and trailers are a body like any other", async () => {
+    const body = JSON.stringify({ obm: mockObm });
+    const chunked = `${body.length.toString(16)};a=b;c="d"\r\n${body}\r\n000;x\r\nX-Trailer: y\r\n\r\n`;
+    const connection = await Connection.open();
+    for (const byte of Buffer.from(head("PUT /node/extended", { "Transfer-Encoding": "chunked" }) + chunked))
+      connection.send(Buffer.of(byte));
+    expect(told(await connection.reply())).toBe("200");
+    expect(told(await connection.send(head("GET /projects")).reply())).toBe("200");
+    connection.close();
+  });
+
+  test("forms that old clients and proxies use are understood", async () => {
+    for (const bytes of [
+      "\r\n\r\nGET /projects HTTP/1.1\r\nHost: haas\r\n\r\n",
+      "GET http://haas/projects HTTP/1.1\r\nHost: haas\r\n\r\n",
+      "GET HTTPS://haas:1/projects HTTP/1.1\r\nHost: other\r\n\r\n",
+      "GET /projects HTTP/1.0\r\n\r\n",
+      "GET /projects HTTP/1.0\r\nHost: haas\r\nConnection: Keep-Alive\r\n\r\n",
+      "GET /projects HTTP/1.1\r\nHost:haas \t \r\nX:\r\n\r\n",
+    ]) {
+      const connection = await Connection.open();
+      expect(`${bytes} ${told(await connection.send(bytes).reply())}`).toBe(`${bytes} 200`);
+      if (bytes.includes("HTTP/1.0\r\n\r\n")) expect(await connection.rest()).toBe("");
+      connection.close();
+    }
+    // A name in bytes, as curl sends it, and with what a URL would turn around.
+    for (const [path, name] of [
+      ["ü", "ü"],
+      ["a%5Cb", "a\\b"],
+      ["a\\b", "a\\b"],
+      ["a#b", "a#b"],
+    ] as const) {
+      expect(`${path} ${told(await once1(head(`PUT /project/${path}`)))}`).toBe(
+        path === "a\\b" ? `${path} 409 DuplicateError` : `${path} 200`,
+      );
+      expect(await projects()).toContain(name);
+    }
+    for (const path of ["%C3%BC", "a%5Cb", "a%23b"]) expect(told(await once1(head(`DELETE /project/${path}`)))).toBe("200");
+  });
 });
 
 describe("paths and names", () => {
@@ -491,7 +740,7 @@ test("a front that stops gives what is in flight its whole answer, and takes not
   const text = "x".repeat(3_000_000);
   const gates: (() => void)[] = [];
   let arrived = () => {};
-  const slow = listen(
+  const gated = listen(
     {
       async handle() {
         await new Promise<void>((resume) => {
@@ -506,11 +755,11 @@ test("a front that stops gives what is in flight its whole answer, and takes not
   const connections: Connection[] = [];
   for (let i = 0; i < 20; i++) {
     const here = new Promise<void>((resume) => (arrived = resume));
-    connections.push((await Connection.open("127.0.0.1", slow.port)).send(head("GET /slow")));
+    connections.push((await Connection.open("127.0.0.1", gated.port)).send(head("GET /slow")));
     await here;
   }
-  const idle = await Connection.open("127.0.0.1", slow.port);
-  const stopped = slow.stop(60_000);
+  const idle = await Connection.open("127.0.0.1", gated.port);
+  const stopped = gated.stop(60_000);
   const replies = connections.map((connection) => connection.reply());
   for (const resume of gates) {
     resume();
@@ -519,5 +768,5 @@ test("a front that stops gives what is in flight its whole answer, and takes not
   for (const reply of await Promise.all(replies)) expect(reply.text === text).toBe(true);
   await stopped;
   await idle.rest();
-  await expect(Connection.open("127.0.0.1", slow.port)).rejects.toThrow();
+  await expect(Connection.open("127.0.0.1", gated.port)).rejects.toThrow();
 });

@@ -1,0 +1,32 @@
+/** Memory, in bytes, that everything which clients send or do not take has together. */
+export class Budget {
+  #used = 0;
+
+  constructor(readonly limit: number) {}
+
+  get used(): number {
+    return this.#used;
+  }
+
+  get exceeded(): boolean {
+    return this.#used > this.limit;
+  }
+
+  /** Take so many more bytes (or, below 0, give them back), whether there are any left or not. */
+  add(bytes: number): void {
+    this.#used += bytes;
+  }
+
+  /** Take them if there are so many; false when there are not. */
+  take(bytes: number): boolean {
+    if (this.#used + bytes > this.limit) return false;
+    this.#used += bytes;
+    return true;
+  }
+}
+
+/** Bytes to be kept: the last few of something large must not keep all of it in memory. */
+export const compact = (bytes: Uint8Array): Buffer =>
+  bytes.byteLength * 2 < bytes.buffer.byteLength
+    ? Buffer.from(new Uint8Array(bytes).buffer)
+    : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

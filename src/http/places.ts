@@ -1,0 +1,148 @@
+import { readFileSync } from "node:fs";
+import { isIPv6 } from "node:net";
+import { Deadline } from "../deadline.ts";
+
+// Who may have a connection when there are more than there is room for.
+
+const connectionLimit = 4_096;
+/** Part of all places that one address can have, that only known clients can have, and that strangers can have anyway. */
+const shareOfAll = 1 / 4;
+const reserveOfAll = 1 / 8;
+const strangersOfAll = 1 / 2;
+/** Files that are left to everything else: databases, switches, BMCs. */
+const filesKept = { least: 128, part: 1 / 4 };
+/** An address that somebody signed in from is known for so long. */
+const knownMs = 15 * 60_000;
+const knownLimit = 4_096;
+
+/** How many files the process may have open; Bun has raised it to the hard limit. */
+export function fileLimit(): number {
+  const line = /^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"));
+  return line ? Number(line[1]) : 1_024;
+}
+
+/** How many connections that allows. */
+export const placesFor = (files: number): number =>
+  Math.max(16, Math.min(connectionLimit, files - Math.max(filesKept.least, Math.floor(files * filesKept.part))));
+
+/** The same for all addresses of one machine, as far as that can be told: IPv6 networks are given out by /64. */
+export function addressKey(address: string): string {
+  const plain = address.replace(/^::ffff:(?=\d+\.)/i, "");
+  if (!isIPv6(plain)) return plain;
+  const [head = "", tail] = plain.replace(/%.*$/, "").split("::");
+  const left = head === "" ? [] : head.split(":");
+  const right = tail === undefined || tail === "" ? [] : tail.split(":");
+  const missing = tail === undefined ? 0 : 8 - left.length - right.length;
+  const words = [...left, ...Array.from({ length: missing }, () => "0"), ...right];
+  return words
+    .slice(0, 4)
+    .map((word) => Number.parseInt(word, 16).toString(16))
+    .join(":");
+}
+
+/** A connection as far as its place goes. */
+export interface Guest {
+  /** See `addressKey`; null for a trusted proxy, which brings many clients. */
+  readonly from: string | null;
+  /** Somebody signed in on it, or it comes from this machine or an address that somebody signed in from. */
+  known: boolean;
+  /** Take its place away; called only while it waits. */
+  evict(): void;
+}
+
+/**
+ * The places for connections. When there is none for a newcomer, the connection that has waited longest without a
+ * complete request has to go: among those of the newcomer's address when that has its share, among all strangers
+ * otherwise. Only when all others are being answered the newcomer is refused.
+ */
+export class Places {
+  readonly #limit: number;
+  readonly #share: number;
+  readonly #strangersLimit: number;
+  #strangers = 0;
+  #taken = 0;
+  readonly #addresses = new Map<string, { held: number; readonly waiting: Set<Guest> }>();
+  /** Who waits, the longest first: strangers, and the others. */
+  readonly #waitingStrangers = new Set<Guest>();
+  readonly #waitingKnown = new Set<Guest>();
+  readonly #knownAddresses = new Map<string, Deadline>();
+
+  constructor(limit: number) {
+    this.#limit = limit;
+    this.#share = Math.max(1, Math.floor(limit * shareOfAll));
+    this.#strangersLimit = limit - Math.floor(limit * reserveOfAll);
+  }
+
+  get taken(): number {
+    return this.#taken;
+  }
+
+  isKnown(address: string): boolean {
+    const until = this.#knownAddresses.get(address);
+    return until !== undefined && !until.passed;
+  }
+
+  /** Give the newcomer a place, in which it waits. False when there is none. */
+  enter(guest: Guest): boolean {
+    const { from, known } = guest;
+    const mine = from === null ? undefined : this.#addresses.get(from);
+    if (mine && mine.held >= this.#share && !evictFirst(mine.waiting)) return false;
+    if (!known && this.#strangers >= this.#strangersLimit && !evictFirst(this.#waitingStrangers)) return false;
+    if (this.#taken >= this.#limit && !evictFirst(this.#waitingStrangers)) {
+      const due = known || this.#strangers < this.#limit * strangersOfAll;
+      if (!due || !evictFirst(this.#waitingKnown)) return false;
+    }
+    this.#taken++;
+    if (!known) this.#strangers++;
+    if (from !== null) {
+      const mine = this.#addresses.get(from) ?? { held: 0, waiting: new Set() };
+      mine.held++;
+      this.#addresses.set(from, mine);
+    }
+    this.wait(guest);
+    return true;
+  }
+
+  /** It waits from now on, for a request or for its client to take an answer. */
+  wait(guest: Guest): void {
+    this.busy(guest);
+    (guest.known ? this.#waitingKnown : this.#waitingStrangers).add(guest);
+    if (guest.from !== null) this.#addresses.get(guest.from)!.waiting.add(guest);
+  }
+
+  /** Its request is complete, and being answered. */
+  busy(guest: Guest): void {
+    (guest.known ? this.#waitingKnown : this.#waitingStrangers).delete(guest);
+    if (guest.from !== null) this.#addresses.get(guest.from)!.waiting.delete(guest);
+  }
+
+  /** Somebody signed in on it, whose own address is `address` behind a proxy. */
+  signedIn(guest: Guest, address: string): void {
+    if (!guest.known) {
+      guest.known = true;
+      this.#strangers--;
+      if (this.#waitingStrangers.delete(guest)) this.#waitingKnown.add(guest);
+    }
+    if (guest.from === null || this.isKnown(address)) return;
+    this.#knownAddresses.delete(address);
+    if (this.#knownAddresses.size >= knownLimit) this.#knownAddresses.delete(this.#knownAddresses.keys().next().value!);
+    this.#knownAddresses.set(address, new Deadline(knownMs));
+  }
+
+  leave(guest: Guest): void {
+    this.busy(guest);
+    this.#taken--;
+    if (!guest.known) this.#strangers--;
+    if (guest.from === null) return;
+    if (--this.#addresses.get(guest.from)!.held === 0) this.#addresses.delete(guest.from);
+  }
+}
+
+/** `evict` has to end in `leave`. */
+function evictFirst(guests: ReadonlySet<Guest> | undefined): boolean {
+  for (const guest of guests ?? []) {
+    guest.evict();
+    return true;
+  }
+  return false;
+}
