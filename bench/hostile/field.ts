@@ -224,6 +224,7 @@ export class Field {
     runProgram(["ip", "netns", "add", this.#namespace]);
     runProgram(["ip", "-n", this.#namespace, "link", "set", "lo", "up"]);
     runProgram(["ip", "-n", this.#namespace, "route", "add", "local", "fd00::/16", "dev", "lo"]);
+    runProgram(["ip", "netns", "exec", this.#namespace, "sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1"]);
   }
 
   #spawn(argv: string[], options: { cwd?: string; env?: Record<string, string>; stdout: "pipe" | "ignore"; stderr?: Bun.BunFile }) {
