@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { haasBinary } from "../tests/support/binary.ts";
 import { Field, type Outcome } from "./hostile/field.ts";
@@ -18,7 +19,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 const wanted = positionals.length === 0 ? scenarios : scenarios.filter(({ name }) => positionals.includes(name));
-const field = await Field.make(values.binary ?? (await haasBinary()));
+const field = await Field.make(values.binary === undefined ? await haasBinary() : resolve(values.binary));
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => {
     field.leave();
