@@ -4,7 +4,8 @@ import { freshNode, people } from "./people.ts";
 // The attacks, each as what one connection does.
 
 const bodyBytes = Math.floor(7.9 * 1024 * 1024);
-const tenantBodyBytes = 1024 * 1024;
+/** What every call takes. */
+const smallBodyBytes = 64 * 1024;
 const pieceBytes = 64 * 1024;
 const piece = Buffer.alloc(pieceBytes, " ");
 
@@ -21,33 +22,23 @@ function* endless(first: Uint8Array, again: Uint8Array): Iterable<Uint8Array> {
   for (;;) yield again;
 }
 
-/** A body that is all there but for its last bytes. */
-function* hugeBody(more: string): Iterable<Uint8Array> {
-  yield request("PUT /node/node-00001/metadata/big", `${more}Content-Length: ${bodyBytes}\r\n`);
-  for (let left = bodyBytes - 1; left > 0; left -= pieceBytes) yield piece.subarray(0, Math.min(left, pieceBytes));
+/** A body that is all there but for its last byte. */
+function* body(line: string, more: string, length: number): Iterable<Uint8Array> {
+  yield request(line, `${more}Content-Length: ${length}\r\n`);
+  for (let left = length - 1; left > 0; left -= pieceBytes) yield piece.subarray(0, Math.min(left, pieceBytes));
 }
 
-function* hugeChunkedBody(): Iterable<Uint8Array> {
-  yield request("PUT /node/node-00001/metadata/big", "Transfer-Encoding: chunked\r\n");
-  const chunk = Buffer.concat([bytes(`${pieceBytes.toString(16)}\r\n`), piece, bytes("\r\n")]);
-  for (let left = bodyBytes; left > pieceBytes; left -= pieceBytes) yield chunk;
+function* chunkedBody(line: string, more: string, length: number, chunkBytes: number): Iterable<Uint8Array> {
+  yield request(line, `${more}Transfer-Encoding: chunked\r\n`);
+  const chunk = Buffer.concat([bytes(`${chunkBytes.toString(16)}\r\n`), piece.subarray(0, chunkBytes), bytes("\r\n")]);
+  const chunks = Math.ceil(pieceBytes / chunkBytes / 4);
+  for (let left = length; left > chunks * chunkBytes; left -= chunks * chunkBytes) yield Buffer.concat(Array<Buffer>(chunks).fill(chunk));
 }
 
-/** A metadata value of almost 1 MiB, all there but for its last byte. */
-function* tenantBody(): Iterable<Uint8Array> {
-  yield request("PUT /node/node-00001/metadata/big", `${tenant}Content-Length: ${tenantBodyBytes}\r\n`);
-  for (let left = tenantBodyBytes - 1; left > 0; left -= pieceBytes) yield piece.subarray(0, Math.min(left, pieceBytes));
-}
-
-/** The same in chunks of a byte, as many as go into a piece. */
-const crumbs = bytes("1\r\n1\r\n".repeat(10_000));
-function* crumbledBody(): Iterable<Uint8Array> {
-  yield request("PUT /node/node-00001/metadata/big", `${tenant}Transfer-Encoding: chunked\r\n`);
-  for (let left = tenantBodyBytes - 1; left > 10_000; left -= 10_000) yield crumbs;
-}
-
+const metadata = "PUT /node/node-00001/metadata/big";
+const allocation = "POST /project/project-1/connect_node";
 const halfHead = bytes("GET /nodes/free HTTP/1.1\r\nHost: haas\r\nX-Half: ");
-const unfinishedBody = request("POST /project/project-1/connect_node", "Content-Length: 60\r\n", '{"node": "');
+const unfinishedBody = request(allocation, "Content-Length: 60\r\n", '{"node": "');
 const headerLine = (n: number) => `X-Header-${n}: ${"v".repeat(20)}\r\n`;
 const manyHeaders = (count: number) => request("GET /nodes/free", Array.from({ length: count }, (_, n) => headerLine(n)).join(""));
 const longPath = (method: string) => request(`${method} /node/${"p".repeat(8_000)}`, "Content-Length: 0\r\n");
@@ -60,14 +51,15 @@ const handshake = (more: string) =>
   );
 /** The first bytes of a TLS ClientHello that announces 512. */
 const halfClientHello = Buffer.from("1603010200010001fc0303", "hex");
-const ones = `{"value": [${"1,".repeat((tenantBodyBytes - 20) / 2)}1]}`;
+const ones = `{"node": [${"1,".repeat((smallBodyBytes - 20) / 2)}1]}`;
 
 export const behaviours = {
-  bodies: { says: () => hugeBody(""), afterwards: "hold", reopens: true },
-  "bodies-chunked": { says: hugeChunkedBody, afterwards: "hold", reopens: true },
-  "bodies-wrong-password": { says: () => hugeBody(wrong), afterwards: "hold", reopens: true },
-  "bodies-tenant": { says: tenantBody, afterwards: "hold", reopens: true },
-  crumbs: { says: crumbledBody, afterwards: "hold", reopens: true },
+  bodies: { says: () => body(metadata, "", bodyBytes), afterwards: "hold", reopens: true },
+  "bodies-chunked": { says: () => chunkedBody(metadata, "", bodyBytes, pieceBytes), afterwards: "hold", reopens: true },
+  "bodies-wrong-password": { says: () => body(metadata, wrong, bodyBytes), afterwards: "hold", reopens: true },
+  "bodies-tenant": { says: () => body(allocation, tenant, smallBodyBytes), afterwards: "hold", reopens: true },
+  "bodies-forbidden": { says: () => body(metadata, tenant, bodyBytes), afterwards: "hold", reopens: true },
+  crumbs: { says: () => chunkedBody(allocation, tenant, smallBodyBytes, 1), afterwards: "hold", reopens: true },
   silent: { ...once(), afterwards: "hold" },
   "half-head": { ...once(halfHead), afterwards: "hold" },
   trickle: { ...once(halfHead), afterwards: "trickle" },
@@ -114,7 +106,7 @@ export const behaviours = {
     reopens: true,
   },
   abort: { ...once(freeNodes), afterwards: "reset" },
-  "abort-post": { ...once(withBody("POST /project/project-1/connect_node", '{"node": "node-02001"}')), afterwards: "reset" },
+  "abort-post": { ...once(withBody(allocation, '{"node": "node-02001"}')), afterwards: "reset" },
   "abort-tenant": { ...once(request("GET /nodes/all", tenant)), afterwards: "reset" },
   idle: { ...once(freeNodes), afterwards: "hold" },
   "websocket-stranger": { ...once(handshake("")), afterwards: "hold", reopens: true },
@@ -122,10 +114,10 @@ export const behaviours = {
   "tls-silent": { ...once(), afterwards: "hold", reopens: true },
   "tls-half-hello": { ...once(halfClientHello), afterwards: "hold", reopens: true },
   "tls-handshakes": { ...once(freeNodes), afterwards: "close", tls: true },
-  "json-tenant": { ...once(withBody("PUT /node/node-00001/metadata/big", ones, tenant)), afterwards: "repeat", reopens: true },
+  "json-tenant": { ...once(withBody(allocation, ones, tenant)), afterwards: "repeat", reopens: true },
   "swagger-json": { ...once(request("GET /swagger/json")), afterwards: "repeat", reopens: true },
   "fresh-ports": {
-    says: (n) => [withBody("POST /project/project-1/connect_node", JSON.stringify({ node: freshNode(n) }), tenant)],
+    says: (n) => [withBody(allocation, JSON.stringify({ node: freshNode(n) }), tenant)],
     afterwards: "repeat",
     reopens: true,
   },
