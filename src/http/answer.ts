@@ -1,5 +1,6 @@
 import { STATUS_CODES } from "node:http";
 import { statusOf } from "../errors.ts";
+import { share } from "./budget.ts";
 import type { Refusal } from "./head.ts";
 
 // An answer as bytes.
@@ -11,6 +12,7 @@ const bytesOf = new WeakMap<Response, Uint8Array>();
 export function madeOnce(bytes: Uint8Array, init: ResponseInit): Response {
   const response = new Response(null, init);
   bytesOf.set(response, bytes);
+  share(bytes);
   return response;
 }
 

@@ -5,7 +5,7 @@ import { AbortedError, HaasError, UnavailableError, validation } from "../errors
 import { type Content, contentOf, headOf, refusalText } from "./answer.ts";
 import type { Arrival } from "./arrival.ts";
 import { BodyDecoder } from "./body.ts";
-import { type Budget, compact } from "./budget.ts";
+import { type Budget, compact, copied } from "./budget.ts";
 import { findHeadEnd, type Head, parseHead, Refusal } from "./head.ts";
 import { Outbox } from "./outbox.ts";
 import { addressKey, type Guest, type Places } from "./places.ts";
@@ -85,6 +85,7 @@ export class Connection implements Guest {
   #decoder = new BodyDecoder(0);
   #sink: Sink | null = null;
   #closeAfter = false;
+  #swallowed = 0;
   #lingered = 0;
   #handshake: Handshake | null = null;
   #upstream: Socket | null = null;
@@ -131,16 +132,19 @@ export class Connection implements Guest {
         return;
       default:
         if (this.#stage === "head" && this.#input.byteLength === 0) this.#until = new Deadline(requestMs);
-        // What stays is copied: Bun may use its buffer again.
-        this.#input = this.#input.byteLength === 0 ? Buffer.from(chunk) : Buffer.concat([this.#input, chunk]);
+        this.#input = this.#input.byteLength === 0 ? chunk : Buffer.concat([this.#input, chunk]);
         this.#advance();
+        // What is left is copied: Bun may use its buffer again.
+        if (this.#input.buffer === chunk.buffer) this.#input = copied(this.#input);
     }
   }
 
   /** The client has closed its sending side. */
   clientEnded(): void {
     this.#ended = true;
-    if (this.#stage === "head" || this.#stage === "swallow" || this.#stage === "closing") this.#close();
+    const waits = this.#stage === "head" || this.#stage === "swallow";
+    // Requests that came before have their answers.
+    if (this.#stage === "closing" || (waits && this.#input.byteLength === 0)) this.#close();
     else if (this.#stage === "tunnel") this.#upstream?.end();
     else this.#advance();
   }
@@ -322,7 +326,7 @@ export class Connection implements Guest {
     if (this.#stage !== "request") return;
     this.house.places.busy(this);
     const unread = this.#decoder.left;
-    const tooMuch = unread === null || unread > swallowLimitBytes || (unread > 0 && head.expectsContinue);
+    const tooMuch = unread !== 0 && (head.expectsContinue || (unread ?? 0) > swallowLimitBytes);
     const stream = typeof content !== "string" && !(content instanceof Uint8Array);
     this.#closeAfter ||= this.house.stopping || (this.#ended && this.#input.byteLength === 0) || tooMuch || (stream && head.old);
     const how = { close: this.#closeAfter, old: head.old };
@@ -361,6 +365,7 @@ export class Connection implements Guest {
       this.#until = new Deadline(this.#input.byteLength > 0 ? requestMs : idleMs);
       if (this.#ended && this.#input.byteLength === 0) return this.#close();
     } else {
+      this.#swallowed = 0;
       this.#stage = "swallow";
       this.#until = new Deadline(requestMs);
     }
@@ -371,7 +376,7 @@ export class Connection implements Guest {
 
   #swallow(): void {
     const used = this.#decoder.feed(this.#input, () => {});
-    if (used instanceof Refusal) return this.#close();
+    if (used instanceof Refusal || (this.#swallowed += used) > swallowLimitBytes) return this.#close();
     this.#input = this.#input.subarray(used);
     if (!this.#decoder.done) return this.#ended ? this.#close() : undefined;
     this.#stage = "head";
@@ -491,7 +496,7 @@ export class Connection implements Guest {
   /** Tell the budget what is kept for this client, and make room when it is too much in all. */
   #count(): void {
     if (this.#input.byteLength > 0) this.#input = compact(this.#input);
-    const bytes = this.#input.byteLength + this.#out.bytes + (this.#sink?.buffer.byteLength ?? 0);
+    const bytes = this.#input.byteLength + this.#out.kept + (this.#sink?.buffer.byteLength ?? 0);
     if (bytes === this.#counted) return;
     const more = bytes > this.#counted;
     this.house.budget.add(bytes - this.#counted);

@@ -4,6 +4,7 @@ import { refusalText } from "./answer.ts";
 import { Budget } from "./budget.ts";
 import { Connection, type House } from "./connection.ts";
 import { Refusal } from "./head.ts";
+import { tuneListener } from "./listener.ts";
 import { fileLimit, Places, placesFor } from "./places.ts";
 import { WebSockets } from "./websockets.ts";
 
@@ -95,6 +96,7 @@ class ConnectionFront implements Front {
           { open: (socket) => this.#openEncrypted(socket, certificate()), data: () => {}, error: (socket) => void socket.terminate() }
         : { ...handlers, open: (socket) => this.#open(socket, socket) },
     });
+    tuneListener((this.#listener as unknown as { fd: number }).fd);
     this.#timer = setInterval(() => {
       for (const connection of this.#house.connections) connection.tick();
     }, tickMs);

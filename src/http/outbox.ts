@@ -1,5 +1,5 @@
 import type { Socket } from "bun";
-import { compact } from "./budget.ts";
+import { compact, keptBy } from "./budget.ts";
 
 /** Bytes that a socket did not take yet. */
 export class Outbox {
@@ -8,6 +8,13 @@ export class Outbox {
 
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** How much memory they take. */
+  get kept(): number {
+    let sum = 0;
+    for (const chunk of this.#waiting) sum += keptBy(chunk);
+    return sum;
   }
 
   /** Send what the socket takes at once and keep the rest; true when nothing is left. */

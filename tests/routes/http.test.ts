@@ -239,6 +239,19 @@ describe("connections", () => {
     }
   });
 
+  test("requests in one packet have all their answers, when the client has closed its side before the first", async () => {
+    const chunked = `${head("PUT /no/such/path", { "Transfer-Encoding": "chunked" })}3\r\nabc\r\n0\r\n\r\n`;
+    for (let i = 0; i < 20; i++) {
+      const connection = await Connection.open();
+      connection.socket.end(head("GET /projects") + chunked + head("GET /no/such/path") + head("GET /projects"));
+      const statuses = [];
+      for (let i = 0; i < 4; i++) statuses.push((await connection.reply()).status);
+      expect(statuses).toEqual([200, 404, 404, 200]);
+      expect(await connection.rest()).toBe("");
+      connection.close();
+    }
+  });
+
   test("a client that goes away within a request is gone, and what it asked for is not done", async () => {
     const whole = withBody("PUT /node/half", JSON.stringify({ obm: mockObm }));
     for (const leave of ["end", "destroy", "resetAndDestroy"] as const) {
@@ -281,6 +294,12 @@ describe("connections", () => {
     expect(reply.headers.get("connection")).toBe("close");
     expect(await large.rest()).toBe("");
     large.close();
+    const chunks = await Connection.open();
+    chunks.send(head("PUT /no/such/path", { "Transfer-Encoding": "chunked" }));
+    expect(told(await chunks.reply())).toBe("404 NotFoundError");
+    for (let i = 0; i < 10; i++) chunks.send(`2710\r\n${"x".repeat(10_000)}\r\n`);
+    expect(await chunks.rest()).toBe("");
+    chunks.close();
   });
 
   test("a normal connection is kept, and takes pipelined requests in order", async () => {
