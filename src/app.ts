@@ -1,10 +1,24 @@
-import { Elysia, ValidationError } from "elysia";
+import { Elysia, ParseError, ValidationError } from "elysia";
 import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
-import { CredentialsError, HaasError, messageOf, noSuchPath, statusOf, textFor, UnavailableError, validation } from "./errors.ts";
-import { factsOf, type RequestFacts } from "./routes/controller.ts";
+import { anonymous } from "./auth/caller.ts";
+import {
+  CredentialsError,
+  ForbiddenError,
+  HaasError,
+  messageOf,
+  noSuchPath,
+  statusOf,
+  textFor,
+  UnavailableError,
+  validation,
+} from "./errors.ts";
 import { type Arrival, arrivalOf } from "./http/arrival.ts";
+import { hostCheck, refuseForeignChange } from "./http/origin.ts";
+import { Refusals } from "./http/refusals.ts";
+import { shortened } from "./log.ts";
+import { factsOf, type RequestFacts } from "./routes/controller.ts";
 import { documentationRoutes } from "./routes/documentation.ts";
 import { driftRoutes } from "./routes/drift.ts";
 import { extensionRoutes } from "./routes/extensions.ts";
@@ -16,14 +30,19 @@ import { powerRoutes } from "./routes/power.ts";
 import { projectRoutes } from "./routes/projects.ts";
 import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
+import { validationMessage, withoutDetails } from "./routes/validation.ts";
+
+const parameterLimit = 100;
+/** Of a client's words in the log. */
+const loggedTextLimit = 200;
 
 export interface App {
   /** Answer one request. Never rejects. The answer is of no use once the request was upgraded to a WebSocket. */
   handle(request: Request, arrival?: Arrival): Promise<Response>;
 }
 
-/** The whole HTTP service as a function; it listens to nothing (see front.ts). */
-export function createApp(ctx: Context): App {
+/** The whole HTTP service as a function; it listens to nothing (see front.ts). Whoever gives `refusals` flushes them at the end. */
+export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
   const routes = new Elysia({ normalize: false, strictPath: true, aot: true })
     .use(projectRoutes(ctx))
     .use(nodeRoutes(ctx))
@@ -46,6 +65,9 @@ export function createApp(ctx: Context): App {
     .use(new Elysia({ prefix: "/v0", normalize: false, strictPath: true }).use(routes))
     .use(documentationRoutes(packageJson.version));
   const methods = methodTable(elysia.routes);
+  for (const { hooks } of elysia.routes) withoutDetails(hooks.body);
+  // Everybody who can reach it may do everything, and a browser reaches it for whatever page it shows.
+  const checkHost = ctx.config.auth.backend === "null" ? hostCheck(ctx.config.http.hosts) : null;
 
   // Unique over restarts, and readable aloud.
   const idPrefix = randomBytes(4).toString("hex");
@@ -58,36 +80,41 @@ export function createApp(ctx: Context): App {
         id: `${idPrefix}-${(++count).toString(36)}`,
         arrival,
         receivedAt: performance.now(),
-        caller: null,
+        identity: null,
       };
       factsOf.set(routed, facts);
       let response: Response;
       try {
-        if (repeatsParameter(request.url)) throw validation("Query: a parameter is given more than once.");
+        checkHost?.(request.headers.get("host"), arrival.boundAddress);
+        refuseForeignChange(request, arrival.encrypted);
+        checkQuery(request.url);
         response = await elysia.fetch(routed);
       } catch (error) {
         response = await errorResponse(ctx, routed, error);
       }
       response.headers.set("X-Request-Id", facts.id);
-      logRequest(ctx, routed, response.status, facts);
+      logRequest(ctx, refusals, routed, response.status, facts);
       return response;
     },
   };
 }
 
 /** Reads are worth a line only when somebody looks for one; the rest is what an operator asks for later. */
-function logRequest(ctx: Context, request: Request, status: number, facts: RequestFacts): void {
+function logRequest({ log }: Context, refusals: Refusals, request: Request, status: number, facts: RequestFacts): void {
   const level = request.method === "GET" && status < 500 ? "debug" : "info";
-  if (!ctx.log.enabled(level)) return;
-  ctx.log[level]("request", {
-    request: facts.id,
+  if (!log.enabled(level)) return;
+  const { id, arrival, identity } = facts;
+  const line = {
+    request: id,
     method: request.method,
-    path: pathOf(request.url),
+    path: shortened(pathOf(request.url), loggedTextLimit),
     status,
     ms: Math.round((performance.now() - facts.receivedAt) * 10) / 10,
-    user: facts.caller?.user?.label ?? null,
-    address: facts.arrival.address,
-  });
+    user: identity?.caller.user?.label ?? null,
+    address: arrival.address,
+  };
+  if (status >= 400 && (identity === null || identity === anonymous)) refusals.note(level, line);
+  else log[level]("request", line);
 }
 
 const pathOf = (url: string): string => {
@@ -109,7 +136,8 @@ function encodePortName(request: Request): Request {
   const name = after.slice(0, after.length - verb.length);
   // A name can't begin with a slash: such a path is unknown.
   if (!name.includes("/") || name.startsWith("/")) return request;
-  return new Request(before + name.replaceAll("/", "%2F") + verb + url.slice(before.length + after.length), request);
+  const { method, headers } = request;
+  return new Request(before + name.replaceAll("/", "%2F") + verb + url.slice(before.length + after.length), { method, headers });
 }
 
 type MethodTable = { pattern: RegExp; methods: Set<string> }[];
@@ -141,13 +169,13 @@ function unknownRoute(table: MethodTable, path: string): HaasError {
 async function errorResponse(ctx: Context, request: Request, thrown: unknown): Promise<Response> {
   const error = toHaasError(thrown);
   const facts = factsOf.get(request);
-  const status = statusOf[error.type];
+  const status = error instanceof ForbiddenError ? 403 : statusOf[error.type];
   const headers: Record<string, string> = { "content-type": "application/json" };
   // Credentials are wrong, or there are none where some would have helped.
-  if (error instanceof CredentialsError || (error.type === "AuthorizationError" && !request.headers.has("authorization")))
+  if (error instanceof CredentialsError || (status === 401 && !request.headers.has("authorization")))
     headers["www-authenticate"] = 'Basic realm="haas", charset="UTF-8"';
   if (error instanceof MethodNotAllowed) headers.allow = error.allow;
-  if (error instanceof UnavailableError) headers["retry-after"] = String(error.retryAfterSeconds);
+  if (error.retryAfterSeconds !== null) headers["retry-after"] = String(error.retryAfterSeconds);
   let msg = error.message;
   if (error.tenant !== null) msg = textFor(await isAdmin(ctx, facts), error);
   if (error.type === "ServerError") {
@@ -171,34 +199,22 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
 
 /** Whether the caller is an administrator now; who is not known is none. */
 async function isAdmin({ db }: Context, facts: RequestFacts | undefined): Promise<boolean> {
-  const rights = await facts?.caller?.rights(db).catch(() => null);
+  const rights = await facts?.identity?.caller.rights(db).catch(() => null);
   return rights?.isAdmin ?? false;
 }
 
 function toHaasError(thrown: unknown): HaasError {
   if (thrown instanceof HaasError) return thrown;
   if (thrown instanceof ValidationError && thrown.type !== "response") return validation(validationMessage(thrown));
-  // Elysia wraps what a body parser throws.
-  if (thrown instanceof Error && thrown.cause instanceof HaasError) return thrown.cause;
+  if (thrown instanceof ParseError) return toHaasError(thrown.cause);
   return new HaasError("ServerError", "haas failed to answer this request; the server's log says more.", { cause: thrown });
 }
 
-/** What is wrong with the arguments, in a sentence that never quotes a value: it may be a password. */
-function validationMessage(error: ValidationError): string {
-  const where = { body: "Body", query: "Query", params: "Path" }[error.type] ?? error.type;
-  const first = error.all.find((one): one is Extract<typeof one, { path: string }> => "path" in one);
-  const name = first?.path.split("/")[1]?.slice(0, 80) ?? "";
-  if (!first) return `${where}: not legal.`;
-  if (first.message === "Unexpected property") return `${where}: '${name}' is not an argument of this call.`;
-  if (first.message.startsWith("Expected required property")) return `${where}: '${name}' is required.`;
-  const description: unknown = first.schema.description;
-  return `${where}: '${name}' is not legal: ${first.message.toLowerCase()}${typeof description === "string" ? ` (${description})` : ""}.`;
-}
-
 /** A parameter that is given twice could mean either. */
-function repeatsParameter(url: string): boolean {
+function checkQuery(url: string): void {
   const query = url.indexOf("?");
-  if (query < 0) return false;
+  if (query < 0) return;
+  if (url.split("&", parameterLimit + 1).length > parameterLimit) throw validation(`Query: more than ${parameterLimit} parameters.`);
   const names = [...new URLSearchParams(url.slice(query)).keys()];
-  return new Set(names).size < names.length;
+  if (new Set(names).size < names.length) throw validation("Query: a parameter is given more than once.");
 }

@@ -114,17 +114,8 @@ export function loadConfig(file: string | null): Config {
     throw new ConfigError(`${file}: can't be read (${error instanceof Error ? error.message : String(error)}).`);
   }
   const options = new Options(file, parseIni(text, file));
-  const config = readOptions(options);
-  const readable = (statSync(file).mode & 0o077) !== 0;
-  for (const [where, uri] of [
-    ["[database] uri", config.databaseUri],
-    ["[client] endpoint", config.clientEndpoint ?? ""],
-  ] as const) {
-    if (readable && /^[a-z]+:\/\/[^@:]*:.+@|[?&]password=/.test(uri)) {
-      throw new ConfigError(`${file}: ${where} holds a password, but others can read the file. Run: chmod 600 ${file}`);
-    }
-  }
-  return config;
+  if ((statSync(file).mode & 0o077) !== 0) options.refuseSecrets();
+  return readOptions(options);
 }
 
 /**
@@ -161,6 +152,22 @@ function parseIni(text: string, file: string): Map<string, Map<string, string>> 
     }
   }
   return sections;
+}
+
+/** Names of options, and of parameters in addresses, whose value is a secret. */
+const secretName = /(?:password|passwd|passphrase|pwd|secret|token|bearer|jwt|(?:api|access|auth|private|secret)[-_.]?key|signature)$/i;
+const parameterSecretName = /^(?:pass|pw|key|sig|auth|authorization|credentials?)$/i;
+/** `user:password@` in an address of any scheme, the password as people write it, and any user in one of the web, which may be a token. */
+const userinfo = /[a-z][a-z0-9+.-]*:\/\/[^\s:@/?#]*:(?!\d*(?:[\s/?#]|$)).+@|https?:\/\/[^\s@/?#]+@/i;
+
+/** Whether the value of an option, known or not, holds what others must not see. */
+function holdsSecret(option: string, value: string): boolean {
+  if (value === "") return false;
+  if (secretName.test(option) || userinfo.test(value)) return true;
+  return [...value.matchAll(/(?:^|[?&#;\s])([^\s?&#;=]+)=[^\s&#;]/g)].some(([, name = ""]) => {
+    const plain = new URLSearchParams(name).keys().next().value ?? name;
+    return secretName.test(plain) || parameterSecretName.test(plain);
+  });
 }
 
 /** The sections of one file, and which of their options were asked for. */
@@ -221,6 +228,18 @@ class Options {
 
   bad(section: string, option: string, why: string): ConfigError {
     return new ConfigError(`${this.file}: [${section}] ${option}: ${why}.`);
+  }
+
+  /** For a file that others can read. */
+  refuseSecrets(): void {
+    for (const [section, options] of this.sections) {
+      for (const [option, value] of options) {
+        if (!holdsSecret(option, value)) continue;
+        throw new ConfigError(
+          `${this.file}: [${section}] ${option} holds a password, but others can read the file. Run: chmod 600 ${this.file}`,
+        );
+      }
+    }
   }
 
   /** One line for each section and option that nobody asked for. */

@@ -28,9 +28,10 @@ export const statusOf = {
 
 export type ErrorType = keyof typeof statusOf;
 
-/** `tenant`: see `HaasError.tenant`. */
+/** See the fields of `HaasError`. */
 interface Options extends ErrorOptions {
   tenant?: string;
+  retryAfterSeconds?: number;
 }
 
 /** A failure with a published type and one sentence for a person. The sentence never holds a secret. */
@@ -40,16 +41,19 @@ export class HaasError extends Error {
    * see otherwise, and holds no device's words. Null when the message is for everybody.
    */
   readonly tenant: string | null;
+  /** When it is worth asking again; null where nothing passes by itself. */
+  readonly retryAfterSeconds: number | null;
 
   // Not `code`: Elysia takes an error's `code` for its own registry.
   constructor(
     readonly type: ErrorType,
     message: string,
-    { tenant, ...options }: Options = {},
+    { tenant, retryAfterSeconds, ...options }: Options = {},
   ) {
     super(message, options);
     this.name = type;
     this.tenant = tenant ?? tenantDefaults[type] ?? null;
+    this.retryAfterSeconds = retryAfterSeconds ?? retryDefaultsSeconds[type] ?? null;
   }
 }
 
@@ -59,6 +63,8 @@ const tenantDefaults: Partial<Record<ErrorType, string>> = {
   SwitchError: "A switch failed this call; an administrator can see why in the log.",
   HeadnodeError: "The hypervisor failed this call; an administrator can see why in the log.",
 };
+
+const retryDefaultsSeconds: Partial<Record<ErrorType, number>> = { TooManyRequestsError: 5, UnavailableError: 5 };
 
 /**
  * A switch that failed, named with its own words.
@@ -81,8 +87,6 @@ export class SessionLostError extends SwitchError {}
 
 /** haas can't answer at the moment; the answer says when to ask again. */
 export class UnavailableError extends HaasError {
-  readonly retryAfterSeconds = 5;
-
   constructor(message: string, options?: ErrorOptions) {
     super("UnavailableError", message, options);
   }
@@ -97,6 +101,13 @@ export class AbortedError extends HaasError {
 
 /** Credentials are missing or wrong: the answer asks for HTTP basic credentials. */
 export class CredentialsError extends HaasError {
+  constructor(message: string) {
+    super("AuthorizationError", message);
+  }
+}
+
+/** Not for this caller, whatever the credentials: 403, and none are asked for. */
+export class ForbiddenError extends HaasError {
   constructor(message: string) {
     super("AuthorizationError", message);
   }

@@ -4,6 +4,9 @@ import { join } from "node:path";
 export const logLevels = ["debug", "info", "warning", "error", "critical"] as const;
 export type LogLevel = (typeof logLevels)[number];
 
+/** Above any text that is worth reading; some come from devices and clients. */
+const fieldLimit = 8_000;
+
 /** Facts of a line beside its message. Callers pass facts, never bodies, settings or headers, which hold secrets. */
 export type LogFields = Record<string, string | number | boolean | null | undefined>;
 
@@ -34,7 +37,12 @@ export function createLog(level: LogLevel, directory: string | null): Log {
   }
   const enabled = (of: LogLevel) => logLevels.indexOf(of) >= threshold;
   const at = (of: LogLevel) => (message: string, fields?: LogFields) => {
-    if (enabled(of)) writeLine(`${JSON.stringify({ time: new Date().toISOString(), level: of, message, ...fields })}\n`);
+    if (!enabled(of)) return;
+    const line = { time: new Date().toISOString(), level: of, message, ...fields };
+    writeLine(`${JSON.stringify(line, (_, value) => (typeof value === "string" ? shortened(value, fieldLimit) : value))}\n`);
   };
   return { enabled, debug: at("debug"), info: at("info"), warning: at("warning"), error: at("error"), critical: at("critical") };
 }
+
+/** The beginning of a text that is longer than `limit` characters. */
+export const shortened = (text: string, limit: number): string => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);

@@ -11,6 +11,7 @@ import { messageOf, statusOf } from "./errors.ts";
 import { type Front, listen } from "./http/front.ts";
 import { fileLimit } from "./http/places.ts";
 import { isLoopback } from "./http/arrival.ts";
+import { Refusals } from "./http/refusals.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
 import { dryRun as dryRunObm, obmDrivers, ObmRegistry } from "./hardware/obm/index.ts";
@@ -97,17 +98,18 @@ export async function serve(config: Config, options: { port: number; host: strin
   requireNamedNullBackend(config, options.host);
   const log = openLog(config);
   const door = new Door();
+  const refusals = new Refusals(log);
   let front: Front | null = null;
   let cleaning = Promise.resolve();
   const { open, begin } = networking(config, log, options.networks);
   await operate(config.databaseUri, log, {
     open,
     begin(ctx) {
-      door.open(ctx.db, createApp(ctx));
+      door.open(ctx.db, createApp(ctx, refusals));
       front ??= listen(door, {
         ...options,
         refused: ({ type, msg }, { id, address, line }) =>
-          log.info("request", { request: id, status: statusOf[type], address, line: line.slice(0, 200), refused: msg }),
+          refusals.note("info", { request: id, status: statusOf[type], address, line, refused: msg }),
       });
       return begin(ctx);
     },
@@ -127,6 +129,7 @@ export async function serve(config: Config, options: { port: number; host: strin
     },
     stopping: async () => {
       await front!.stop(requestGraceMs);
+      refusals.flush();
       await within(closeTimeoutMs, cleaning);
     },
   });

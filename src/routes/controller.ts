@@ -1,15 +1,19 @@
 import { FormatRegistry } from "@sinclair/typebox";
 import { Elysia, t } from "elysia";
-import type { Caller, Identity } from "../auth/caller.ts";
+import { type Identity, requireAdmin, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Arrival } from "../http/arrival.ts";
+import { markNumbers, parseJson } from "../http/json.ts";
 import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
 // What every resource's controller shares: who is calling, how a body is read, and the shapes that
 // recur in schemas.
 
-const bodyLimitBytes = 1024 * 1024;
+const bodyLimitBytes = 64 * 1024;
+/** Of calls that take metadata, from administrators. */
+const metadataLimitBytes = 1024 * 1024;
+const metadataCall = /^(?:\/v0)?\/node\/:node(?:\/metadata\/:label)?$/;
 
 /** Facts about a request that the HTTP layer knows and a route may need; see app.ts. */
 export interface RequestFacts {
@@ -17,7 +21,7 @@ export interface RequestFacts {
   readonly arrival: Arrival;
   readonly receivedAt: number;
   /** Filled in by authentication. */
-  caller: Caller | null;
+  identity: Identity | null;
 }
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
@@ -75,35 +79,43 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 
 /** Who sent a request, as things are now. */
 export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
-  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)?.arrival.address ?? "");
+  ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)!.arrival.address);
+
+/** Who sent a request, as it was found first. */
+async function signIn(ctx: Context, request: Request): Promise<Identity> {
+  const facts = factsOf.get(request)!;
+  if (facts.identity) return facts.identity;
+  facts.identity = await identify(ctx, request);
+  if (facts.identity.caller.user !== null) facts.arrival.signedIn();
+  return facts.identity;
+}
 
 /** The start of every controller: knows the caller, reads any body as JSON, refuses what is unknown. */
 export function controller(ctx: Context) {
   return (
     new Elysia({ normalize: false, strictPath: true })
-      // Authentication comes before what is wrong with the body.
-      .onParse(({ request }) => readText(request).catch((error: unknown) => new Unreadable(error)))
-      .derive(async ({ request }) => {
-        const { caller, rights } = await identify(ctx, request);
-        const facts = factsOf.get(request);
-        if (facts) facts.caller = caller;
-        return { caller, rights };
+      // Nothing is read for a stranger, or for a path that there is not.
+      .onParse(async ({ request, route, params }) => {
+        const { rights } = await signIn(ctx, request);
+        decodePath(request.url, params);
+        const metadata = metadataCall.test(route);
+        const text = await readText(request, metadata ? rights : null);
+        return parseBody(text, metadata);
       })
-      .onTransform((context) => {
-        const { method, headers, url } = context.request;
-        if (url.includes("%")) decodePath(context.params);
-        if (method === "GET" || method === "HEAD") {
-          if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
-            throw validation(`A ${method} request takes no body.`);
-          }
-        } else if (context.body instanceof Unreadable) throw context.body.error;
-        else context.body = parseJsonObject(typeof context.body === "string" ? context.body : "");
+      .derive(async ({ request }) => ({ ...(await signIn(ctx, request)) }))
+      .onTransform(({ request: { method, headers, url }, params }) => {
+        if (method !== "GET" && method !== "HEAD") return;
+        decodePath(url, params);
+        if (Number(headers.get("content-length") ?? 0) > 0 || headers.has("transfer-encoding")) {
+          throw validation(`A ${method} request takes no body.`);
+        }
       })
   );
 }
 
 /** What is left to do about percent-encoding in a path, after the router decoded each segment. */
-function decodePath(params: Record<string, unknown>): void {
+function decodePath(url: string, params: Record<string, unknown>): void {
+  if (!url.includes("%")) return;
   for (const [name, value] of Object.entries(params)) {
     if (typeof value !== "string") continue;
     // An encoded slash is a slash: it belongs to no name but a port's.
@@ -113,18 +125,20 @@ function decodePath(params: Record<string, unknown>): void {
   }
 }
 
-/** A body that could not be read, and why. */
-class Unreadable {
-  constructor(readonly error: unknown) {}
-}
-
-/** The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and counts as empty. */
-async function readText(request: Request): Promise<string> {
-  if (request.headers.get("content-type")?.startsWith("multipart/form-data")) return "";
-  const tooLarge = () => new HaasError("PayloadTooLargeError", `The body is larger than ${bodyLimitBytes} bytes.`);
-  if (Number(request.headers.get("content-length") ?? 0) > bodyLimitBytes) throw tooLarge();
-  const bytes = await factsOf.get(request)!.arrival.body(bodyLimitBytes);
-  if (bytes.byteLength > bodyLimitBytes) throw tooLarge();
+/**
+ * The body's text, whatever its content type says: `curl -d` sends a form type. A multipart form is no body of ours and
+ * counts as empty. `metadata`: the rights of the caller of a call that takes metadata.
+ */
+async function readText(request: Request, metadata: Rights | null): Promise<string> {
+  const { headers } = request;
+  if (headers.get("content-type")?.startsWith("multipart/form-data")) return "";
+  const limit = metadata?.isAdmin ? metadataLimitBytes : bodyLimitBytes;
+  if (Number(headers.get("content-length") ?? 0) > limit) {
+    if (metadata) requireAdmin(metadata);
+    throw new HaasError("PayloadTooLargeError", `The body is larger than ${limit} bytes.`);
+  }
+  const bytes = await factsOf.get(request)!.arrival.body(limit);
+  if (bytes.byteLength > limit) throw new HaasError("PayloadTooLargeError", `The body is larger than ${limit} bytes.`);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
@@ -132,26 +146,24 @@ async function readText(request: Request): Promise<string> {
   }
 }
 
-function parseJsonObject(text: string): Record<string, unknown> {
+/** `metadata`: the body may hold some, whose numbers come back as they were sent; see `jsonText`. */
+async function parseBody(text: string, metadata: boolean): Promise<Record<string, unknown>> {
   if (text.trim() === "") return {};
-  let value: unknown;
-  try {
-    value = JSON.parse(text, keepLargeNumbers);
-  } catch {
-    throw validation("The body is not JSON.");
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw validation("The body is not a JSON object.");
-  return value as Record<string, unknown>;
+  const body = parseJson(text);
+  if (!isObject(body)) throw validation("The body is not a JSON object.");
+  if (!metadata) return body;
+  // Each step takes some 20 ms for the longest body.
+  if (text.length > bodyLimitBytes) await breath();
+  const marked = markNumbers(text);
+  if (marked === text) return body;
+  if (text.length > bodyLimitBytes) await breath();
+  const kept = JSON.parse(marked) as Record<string, unknown>;
+  for (const name of ["value", "metadata"]) if (name in body) body[name] = kept[name];
+  if (text.length > bodyLimitBytes) await breath();
+  return body;
 }
 
-// JSON.parse with source text access, which TypeScript's library does not know yet.
-declare global {
-  interface JSON {
-    rawJSON(text: string): { rawJSON: string };
-  }
-}
+/** Let others have their turn. */
+const breath = () => new Promise<void>((resolve) => setImmediate(resolve));
 
-/** A number that a double can't hold exactly keeps its text, so that metadata comes back as it was sent. */
-function keepLargeNumbers(this: unknown, _key: string, value: unknown, context?: { source: string }): unknown {
-  return typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value;
-}
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);

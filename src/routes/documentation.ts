@@ -1,10 +1,23 @@
 import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
+import { createHash } from "node:crypto";
 import bundle from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 
-// The plugin's page loads one script, by default from the internet. This one is ours instead: it
-// shows the plugin's OpenAPI document with the Swagger UI that is part of the program.
+// The plugin makes the OpenAPI document. Its page would load a script from the internet; this one shows the document
+// with the Swagger UI that is part of the program.
+const page = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>haas</title>
+</head>
+<body>
+<script src="/swagger/script"></script>
+</body>
+</html>
+`;
 const script = `
 const style = document.createElement("link");
 style.rel = "stylesheet";
@@ -18,7 +31,28 @@ bundle.onload = () => SwaggerUIBundle({ url: "/swagger/json", domNode: place, de
 document.body.append(bundle);
 `;
 
+const text = (content: string, type: string) => new Response(content, { headers: { "content-type": type } });
 const file = (path: string, type: string) => new Response(Bun.file(path), { headers: { "content-type": type } });
+
+/** An answer that is the same for everybody, for as long as haas runs. */
+class Kept {
+  private constructor(
+    readonly bytes: Uint8Array<ArrayBuffer>,
+    readonly headers: { readonly "content-type": string; readonly etag: string; readonly "cache-control": string },
+  ) {}
+
+  static async of(response: Response): Promise<Kept> {
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const etag = `"${createHash("sha256").update(bytes).digest("base64url")}"`;
+    return new Kept(bytes, { "content-type": response.headers.get("content-type")!, etag, "cache-control": "no-cache" });
+  }
+
+  answer(ifNoneMatch: string | null): Response {
+    const tags = ifNoneMatch?.split(",").map((tag) => tag.trim().replace(/^W\//, "")) ?? [];
+    const known = tags.includes(this.headers.etag) || tags.includes("*");
+    return known ? new Response(null, { status: 304, headers: this.headers }) : new Response(this.bytes, { headers: this.headers });
+  }
+}
 const hide = { detail: { hide: true } };
 
 type Json = { [key: string]: any };
@@ -71,15 +105,21 @@ function toOpenApi(schema: unknown): any {
   return result;
 }
 
-/** The OpenAPI document at /swagger/json and its page at /swagger; readable without internet access, and by anyone. */
-export const documentationRoutes = (version: string) =>
-  new Elysia()
-    .onAfterHandle(({ path, response }) => (path === "/swagger/json" ? tidy(structuredClone(response as Json)) : undefined))
+/** The OpenAPI document at /swagger/json and its page at /swagger; readable without internet access, and by anyone: so each part is made once. */
+export function documentationRoutes(version: string) {
+  const kept = new Map<string, Kept>();
+  return new Elysia()
+    .onBeforeHandle(({ path, request }) => kept.get(path)?.answer(request.headers.get("if-none-match")))
+    .onAfterHandle(async ({ path, request, response }) => {
+      if (kept.has(path)) return;
+      const made = path === "/swagger/json" ? Response.json(tidy(structuredClone(response as Json))) : (response as Response);
+      const entry = await Kept.of(made);
+      kept.set(path, entry);
+      return entry.answer(request.headers.get("if-none-match"));
+    })
     .use(
       swagger({
         path: "/swagger",
-        scalarCDN: "/swagger/script",
-        scalarConfig: { customCss: "" },
         exclude: [/^\/v0\//],
         documentation: {
           info: {
@@ -94,6 +134,8 @@ export const documentationRoutes = (version: string) =>
         },
       }),
     )
-    .get("/swagger/script", () => new Response(script, { headers: { "content-type": "text/javascript" } }), hide)
+    .get("/swagger", () => text(page, "text/html; charset=utf-8"), hide)
+    .get("/swagger/script", () => text(script, "text/javascript"), hide)
     .get("/swagger/bundle", () => file(bundle, "text/javascript"), hide)
     .get("/swagger/style", () => file(style, "text/css"), hide);
+}

@@ -2,7 +2,8 @@ import { t } from "elysia";
 import type { Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import * as headnodes from "../inventory/headnodes.ts";
-import { HeadnodeError, messageOf, notPermitted, validation } from "../errors.ts";
+import { HeadnodeError, messageOf, validation } from "../errors.ts";
+import { refuseForeignPage } from "../http/origin.ts";
 import { Tunnel } from "../tunnel.ts";
 import { controller, empty, factsOf, identify, label, names, nothing, object, reference, responses } from "./controller.ts";
 
@@ -111,7 +112,8 @@ export const headnodeRoutes = (ctx: Context) =>
     .get(
       "/headnode/:headnode/vnc",
       async ({ caller, rights, params, request }) => {
-        requireSameSite(request);
+        // A page of another site may open WebSockets with the credentials that the browser keeps for this one.
+        refuseForeignPage(request.headers, factsOf.get(request)!.arrival.encrypted);
         const port = await headnodes.displayOf(ctx, rights, params.headnode);
         if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") throw validation("This call is a WebSocket.");
         const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
@@ -181,10 +183,3 @@ export const headnodeRoutes = (ctx: Context) =>
         detail: { ...detail, summary: "Take an hnic off its network" },
       },
     );
-
-/** A page of another site may open WebSockets with the credentials that the browser keeps for this one. */
-function requireSameSite({ headers }: Request): void {
-  const origin = headers.get("origin");
-  if (origin === null || (URL.canParse(origin) && new URL(origin).host === headers.get("host"))) return;
-  throw notPermitted("This WebSocket is for pages of this server only.");
-}

@@ -2,6 +2,7 @@ import { t } from "elysia";
 import { requireAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { obmTypePrefix } from "../hardware/obm/index.ts";
+import { jsonText } from "../http/json.ts";
 import * as nodes from "../inventory/nodes.ts";
 import { controller, empty, json, label, names, nothing, object, responses } from "./controller.ts";
 
@@ -80,7 +81,13 @@ export const nodeRoutes = (ctx: Context) =>
               examples: [{ type: `${obmTypePrefix}ipmi`, host: "10.0.0.1", user: "admin", password: "secret" }],
             },
           ),
-          metadata: t.Optional(t.Record(t.String({ format: "printable" }), t.Any(), { examples: [{ EK: "pk" }] })),
+          metadata: t.Optional(
+            t.Record(t.String({ format: "printable" }), t.Any(), {
+              description: "At most 256 entries; more can be set one by one",
+              maxProperties: 256,
+              examples: [{ EK: "pk" }],
+            }),
+          ),
         }),
         response: responses(empty, 409),
         detail: { ...detail, summary: "Register a node" },
@@ -132,7 +139,7 @@ export const nodeRoutes = (ctx: Context) =>
       "/node/:node/metadata/:label",
       ({ caller, rights, params, body }) => {
         requireAdmin(rights);
-        return nodes.setMetadata(ctx.db, caller, params.node, params.label, JSON.stringify(body.value));
+        return nodes.setMetadata(ctx.db, caller, params.node, params.label, jsonText(body.value));
       },
       {
         params: metadataParams,
@@ -172,4 +179,4 @@ export const nodeRoutes = (ctx: Context) =>
     );
 
 const jsonTexts = (metadata: Record<string, unknown>): Record<string, string> =>
-  Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, JSON.stringify(value)]));
+  Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, jsonText(value)]));

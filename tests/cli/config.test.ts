@@ -154,6 +154,54 @@ test("a file that others can read must hold no password", () => {
   expect(load("[database]\nuri = postgresql://haas@db/haas\n", 0o644).databaseUri).toBe("postgresql://haas@db/haas");
 });
 
+describe("a file that others can read must hold no secret in any option, known or not", () => {
+  const pool = "[maintenance]\nmaintenance_project = m\n";
+  test.each([
+    ["maintenance", "url", "http://u:s3cret@127.0.0.1:8080/"],
+    ["maintenance", "url", "https://s3cret@hooks.example/"],
+    ["maintenance", "url", "https://h/x?token=s3cret"],
+    ["maintenance", "url", "https://h/x?a=1&Api-Key=s3cret"],
+    ["maintenance", "url", "https://h/x?pass%77ord=s3cret"],
+    ["maintenance", "url", "https://h/x#access_token=s3cret"],
+    ["client", "endpoint", "https://u:s3/cret@h:5000"],
+    ["database", "uri", "postgresql://h/d?sslmode=require&password=s3cret"],
+    ["database", "uri", "postgresql://h/d?sslpassword=s3cret"],
+    ["database", "uri", "postgres://u:1234@h/d"],
+    ["headnode", "libvirt_endpoint", "qemu+tcp://u:s3cret@h/system"],
+    ["headnode", "base_imgs", "one, http://u:s3cret@h/two"],
+    ["general", "log_dir", "ftp://:s3cret@h/"],
+    ["general", "hosts", "a,\n http://u:s3cret@h"],
+    ["hil.ext.auth.keystone", "admin_token", "s3cret"],
+    ["nonsense", "web", "HTTPS://u:s3cret@h"],
+    ["obm", "dsn", "host=h password=s3cret"],
+  ])("[%s] %s = %s", (section, option, value) => {
+    const text = `[${section}]\n${option} = ${value}\n${pool}`;
+    for (const mode of [0o644, 0o640, 0o604, 0o620]) {
+      const message = refusal(text, mode);
+      const shown = section.replace(/^hil/, "haas");
+      expect(message).toMatch(/^: \[\S+\] \S+ holds a password, but others can read the file\. Run: chmod 600 \S+$/);
+      expect(message).toContain(`[${shown}] ${option} holds`);
+      expect(message).not.toContain("s3");
+    }
+    load(text, 0o600);
+  });
+
+  test.each([
+    ["maintenance", "url", "https://host:8080/path/a@b?node=n1&mode=key"],
+    ["maintenance", "url", "http://127.0.0.1:8080/~user:x"],
+    ["client", "endpoint", "http://127.0.0.1:5000/v0"],
+    ["database", "uri", "postgresql://haas@db:5432/haas?sslkey=/etc/key.pem&passfile=/etc/pass"],
+    ["database", "uri", "sqlite:////var/lib/haas/a:b@c.db"],
+    ["headnode", "libvirt_endpoint", "qemu+ssh://root@host:22/system?keyfile=/root/.ssh/id_rsa&no_verify=1"],
+    ["maintenance", "maintenance_project", "a=b:c@d"],
+    ["general", "state_dir", "/var/lib/secret/token"],
+    ["nonsense", "password", ""],
+    ["nonsense", "token_file", "/etc/token"],
+  ])("but [%s] %s = %s is none", (section, option, value) => {
+    load(`${pool}[${section}]\n${option} = ${value}\n`, 0o644);
+  });
+});
+
 describe("which server a client talks to", () => {
   const config = (endpoint: string) => written(`[client]\nendpoint = ${endpoint}\n`);
   const nowhere = config("http://127.0.0.1:1");
