@@ -83,6 +83,7 @@ class Line {
   async #connect(): Promise<Socket<Line>> {
     const { host: hostname, port, tls } = errands;
     let late = false;
+    const shaken = Promise.withResolvers<void>();
     const connecting = Bun.connect<Line>({
       hostname,
       port,
@@ -91,6 +92,7 @@ class Line {
       ...(tls && { tls: { rejectUnauthorized: false } }),
       data: this,
       socket: {
+        handshake: () => shaken.resolve(),
         data: (socket, chunk) => {
           // Not of one that was given up.
           if (socket.data.#socket === socket || socket.data.#socket === null) socket.data.#hear(chunk.toString("latin1"));
@@ -99,6 +101,7 @@ class Line {
         error: () => {},
         close: (socket) => {
           late = true;
+          shaken.resolve();
           if (socket.data.#socket !== socket) return;
           socket.data.#socket = null;
           socket.data.#waiting?.done("closed before an answer");
@@ -106,6 +109,7 @@ class Line {
       },
     });
     const socket = await connecting;
+    if (tls) await shaken.promise;
     if (late) throw new Error("closed at once");
     return (this.#socket = socket);
   }

@@ -170,7 +170,7 @@ export class Field {
   /** The lines of haas.cfg for a certificate of its own. */
   #certificate(): string[] {
     const [cert, key] = [join(this.directory, "cert.pem"), join(this.directory, "key.pem")];
-    const wanted = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=haas", "-days", "2"];
+    const wanted = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=haas", "-days", "30"];
     runProgram(["openssl", "req", "-x509", ...wanted, "-keyout", key, "-out", cert]);
     return [`tls_cert = ${cert}`, `tls_key = ${key}`];
   }

@@ -79,8 +79,9 @@ export function attack(behaviour: Behaviour, aim: Aim, tally: Tally): void {
               if (behaviour.deaf !== true) limitWindow(socket, behaviour.deaf.windowBytes);
               socket.pause();
             }
-            speak(socket);
+            if (!behaviour.tls) speak(socket);
           },
+          handshake: speak,
           drain: goOn,
           data: (socket, chunk) => void (behaviour.deaf || hear(socket, chunk)),
           end: (socket) => void socket.end(),
