@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import packageJson from "../package.json" with { type: "json" };
 import type { Context } from "./context.ts";
 import { anonymous } from "./auth/caller.ts";
+import { availabilityOf } from "./db/away.ts";
 import {
   CredentialsError,
   ForbiddenError,
@@ -31,6 +32,7 @@ import { projectRoutes } from "./routes/projects.ts";
 import { switchRoutes } from "./routes/switches.ts";
 import { userRoutes } from "./routes/users.ts";
 import { validationMessage, withoutDetails } from "./routes/validation.ts";
+import { noteWork } from "./watchdog.ts";
 
 const parameterLimit = 100;
 /** Of a client's words in the log. */
@@ -75,12 +77,14 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
 
   return {
     async handle(request, arrival = arrivalOf(request)) {
+      noteWork(`${request.method} ${pathOf(request.url)}`);
       const routed = encodePortName(request);
       const facts: RequestFacts = {
         id: `${idPrefix}-${(++count).toString(36)}`,
         arrival,
         receivedAt: performance.now(),
         identity: null,
+        ended: () => {},
       };
       factsOf.set(routed, facts);
       let response: Response;
@@ -92,6 +96,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
       } catch (error) {
         response = await errorResponse(ctx, routed, error);
       }
+      facts.ended();
       response.headers.set("X-Request-Id", facts.id);
       logRequest(ctx, refusals, routed, response.status, facts);
       return response;
@@ -101,7 +106,9 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
 
 /** Reads are worth a line only when somebody looks for one; the rest is what an operator asks for later. */
 function logRequest({ log }: Context, refusals: Refusals, request: Request, status: number, facts: RequestFacts): void {
-  const level = request.method === "GET" && status < 500 ? "debug" : "info";
+  const usual = request.method === "GET" && status < 500;
+  // Why nothing can be answered is told once.
+  const level = usual || status === statusOf.UnavailableError ? "debug" : "info";
   if (!log.enabled(level)) return;
   const { id, arrival, identity } = facts;
   const line = {
@@ -188,6 +195,7 @@ async function errorResponse(ctx: Context, request: Request, thrown: unknown): P
     msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;
   } else if (error instanceof UnavailableError) {
     // Said once, by whoever lost the database.
+    availabilityOf(ctx.db).countRefused();
   } else if (status >= 500) {
     ctx.log.warning("hardware failed a request", { request: facts?.id, type: error.type, error: error.message });
     if (msg !== error.message) msg = `${msg} Request id: ${facts?.id ?? "unknown"}.`;

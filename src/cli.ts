@@ -8,6 +8,7 @@ import { checkNames } from "./cli/names.ts";
 import { ActionError, followAction, printable, withProgress } from "./cli/progress.ts";
 import { ConfigError, findConfigFile, loadConfig } from "./config.ts";
 import { messageOf } from "./errors.ts";
+import { sshClientWord } from "./hardware/console/ssh-process.ts";
 
 /**
  * The `haas` command. Ends with status 0; with 1 when the server or the machine says no; with 2 when
@@ -85,8 +86,12 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(1);
 });
 
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  process.exitCode = fail(error);
+// A server runs its SSH client as a process of its own, which is this program again.
+if (process.argv[2] === sshClientWord && process.send) await import("./hardware/console/ssh-child.ts");
+else {
+  try {
+    await main(process.argv.slice(2));
+  } catch (error) {
+    process.exitCode = fail(error);
+  }
 }

@@ -87,7 +87,7 @@ export class SessionLostError extends SwitchError {}
 
 /** haas can't answer at the moment; the answer says when to ask again. */
 export class UnavailableError extends HaasError {
-  constructor(message: string, options?: ErrorOptions) {
+  constructor(message: string, options?: Options) {
     super("UnavailableError", message, options);
   }
 }

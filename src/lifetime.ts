@@ -7,6 +7,7 @@ import type { Db } from "./db/transaction.ts";
 import { messageOf, statusOf } from "./errors.ts";
 import { type Log, type LogLevel, logLevels } from "./log.ts";
 import { releaseAll } from "./networking/session.ts";
+import { startWatchdog } from "./watchdog.ts";
 
 // From the opening of a database to its end, which may come before that of the server: a database that was replaced,
 // put back or deleted is left alone, and when there is one again, everything is built anew on that.
@@ -33,6 +34,7 @@ export interface Operation {
 
 /** Run until SIGTERM or SIGINT, on whatever database is there. */
 export async function operate(uri: string, log: Log, operation: Operation): Promise<void> {
+  startWatchdog(log);
   let ctx = await operation.open(null);
   const signal = untilSignal();
   let work: Work;
@@ -100,13 +102,13 @@ function stateOfFile(uri: string): string {
   return stat ? `${stat.ino} ${stat.size} ${stat.mtimeNs}` : "";
 }
 
-/** Looks at SQLite's file, which costs microseconds; PostgreSQL is looked at every second. */
+/** Looks at SQLite's file, which costs microseconds; PostgreSQL is looked at every second. A disk that is away may come back. */
 function isPresent(db: Db): boolean {
   try {
     requirePresent(db);
     return true;
   } catch {
-    return false;
+    return goneReason(db) === null;
   }
 }
 

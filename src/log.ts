@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync } from "node:fs";
+import { appendFileSync, closeSync, fstatSync, mkdirSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 
 export const logLevels = ["debug", "info", "warning", "error", "critical"] as const;
@@ -9,6 +9,9 @@ const fieldLimit = 8_000;
 
 /** Facts of a line beside its message. Callers pass facts, never bodies, settings or headers, which hold secrets. */
 export type LogFields = Record<string, string | number | boolean | null | undefined>;
+
+// It may be a file on a full disk, or a pipe that nobody reads any more.
+process.stderr.on("error", () => {});
 
 export interface Log extends Record<LogLevel, (message: string, fields?: LogFields) => void> {
   /** Whether lines of this level are kept, to save the work of making one. */
@@ -27,11 +30,15 @@ export function createLog(level: LogLevel, directory: string | null): Log {
     // Now, so that a directory that can't be had is an error at start.
     mkdirSync(directory, { recursive: true });
     appendFileSync(file, "", { mode: 0o600 });
+    let failing = false;
     writeLine = (line) => {
       try {
-        appendFileSync(file, line, { mode: 0o600 });
+        appendFileSync(file, failing && isCutOff(file) ? `\n${line}` : line, { mode: 0o600 });
+        failing = false;
       } catch (error) {
-        process.stderr.write(`haas: can't write ${file}: ${String(error)}\n${line}`);
+        if (!failing) process.stderr.write(`haas: can't write ${file}, so its lines are here: ${String(error)}\n`);
+        failing = true;
+        process.stderr.write(line);
       }
     };
   }
@@ -46,3 +53,15 @@ export function createLog(level: LogLevel, directory: string | null): Log {
 
 /** The beginning of a text that is longer than `limit` characters. */
 export const shortened = (text: string, limit: number): string => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
+
+/** Whether the last line is not whole. */
+function isCutOff(file: string): boolean {
+  const descriptor = openSync(file, "r");
+  try {
+    const { size } = fstatSync(descriptor);
+    const last = Buffer.alloc(1);
+    return size > 0 && readSync(descriptor, last, 0, 1, size - 1) === 1 && last[0] !== 0x0a;
+  } finally {
+    closeSync(descriptor);
+  }
+}

@@ -4,10 +4,11 @@ import { administrator, nullAuthenticator } from "./auth/caller.ts";
 import { databaseAuthenticator } from "./auth/database.ts";
 import { type Config, ConfigError } from "./config.ts";
 import type { Context } from "./context.ts";
+import { availabilityOf } from "./db/away.ts";
 import { isPostgresUri, openDatabase, redactUri } from "./db/open.ts";
 import { StateFile } from "./db/state-file.ts";
 import type { Db } from "./db/transaction.ts";
-import { messageOf, statusOf } from "./errors.ts";
+import { messageOf, statusOf, UnavailableError } from "./errors.ts";
 import { type Front, listen } from "./http/front.ts";
 import { fileLimit } from "./http/places.ts";
 import { isLoopback } from "./http/arrival.ts";
@@ -36,7 +37,7 @@ import { applyPending, startWorker, type Worker } from "./networking/worker.ts";
 const requestGraceMs = 20_000;
 /** For what is under way with a switch; connections that are not made yet get none. */
 const sessionGraceMs = 8_000;
-const reconnectMs = 2_000;
+const reconnectMs = 500;
 /** A database that hangs does not keep haas from ending. */
 const closeTimeoutMs = 5_000;
 
@@ -54,7 +55,7 @@ export async function createContext(config: Config, log: Log, wake: () => void, 
   const db = await openDatabase(config.databaseUri, {
     recall: () => stateFile.mainFile(),
     existing: replaced !== null,
-    notice: (level, message) => log[level](message),
+    notice: (level, message, fields) => log[level](message, fields),
   });
   return orDestroy(db, async () => {
     const allocator = config.allocator === "null" ? nullAllocator : vlanPool(config.vlanPool);
@@ -144,11 +145,17 @@ function networking(config: Config, log: Log, wanted: boolean): Pick<Operation, 
       worker = wanted ? startWorker(ctx) : null;
       const verifier = worker && startVerifier(ctx);
       const pruner = worker && startPruner(ctx);
-      const listener = worker ? listenForWakes(config, ctx.log, worker) : null;
+      const listener = worker ? listenForWakes(config, ctx, worker) : null;
       const watch = ctx.lineage.watch();
+      const stopWaking = availabilityOf(ctx.db).onBack(() => {
+        worker?.wake();
+        verifier?.wake();
+        listener?.reconnect();
+      });
       return {
         async stop() {
           watch.stop();
+          stopWaking();
           hangUp(ctx, sessionGraceMs);
           await Promise.all([worker?.stop(), verifier?.stop(), pruner?.stop(), listener?.stop()]);
           // How far it came.
@@ -283,38 +290,50 @@ async function orDestroy<T>(db: Db, build: () => Promise<T>): Promise<T> {
  * Wake the worker when another process accepted an action. Only PostgreSQL can tell; with SQLite the
  * worker sees it within `sleep_time`. While the connection is down, that holds here as well.
  */
-function listenForWakes(config: Config, log: Log, worker: Worker): { stop(): Promise<void> } | null {
+function listenForWakes(config: Config, { db, log }: Context, worker: Worker): { reconnect(): void; stop(): Promise<void> } | null {
   if (!isPostgresUri(config.databaseUri)) return null;
   let stopped = false;
   let client: pg.Client | null = null;
+  let giveUp = () => {};
+  let told = false;
   const connect = async (): Promise<void> => {
     while (!stopped) {
       const fresh = new pg.Client({
         connectionString: config.databaseUri,
         application_name: "haas wake",
         connectionTimeoutMillis: closeTimeoutMs,
+        query_timeout: closeTimeoutMs,
         keepAlive: true,
       });
-      client = fresh;
       try {
+        await availabilityOf(db).requireHere();
+        client = fresh;
         const lost = new Promise<void>((resolve) => {
           fresh.on("error", () => resolve());
           fresh.on("end", () => resolve());
+          giveUp = resolve;
         });
         await fresh.connect();
         fresh.on("notification", () => worker.wake());
         await fresh.query(`listen ${journalChannel}`);
+        told = false;
         worker.wake();
         await lost;
       } catch (error) {
-        log.warning("not listening for networking actions of other processes", { error: messageOf(error) });
+        // That the database is away is told once.
+        if (!told && !(error instanceof UnavailableError)) {
+          log.warning("not listening for networking actions of other processes", { error: messageOf(error) });
+          told = true;
+        }
       }
-      await fresh.end().catch(() => {});
+      void fresh.end().catch(() => {});
       if (!stopped) await Bun.sleep(reconnectMs);
     }
   };
   void connect();
   return {
+    // It may be dead without knowing it.
+    reconnect: () => giveUp(),
     async stop() {
       stopped = true;
       if (client) await within(closeTimeoutMs, client.end());

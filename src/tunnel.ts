@@ -30,9 +30,11 @@ export class Tunnel {
   #ended = false;
   #check: Timer | null = null;
 
-  /** Rejects when there is no connection within 5 s. */
-  static async connect(port: number): Promise<Tunnel> {
-    const tunnel = new Tunnel();
+  private constructor(readonly onEnd: () => void) {}
+
+  /** Rejects when there is no connection within 5 s. `onEnd` is called, perhaps more than once, when it is over. */
+  static async connect(port: number, onEnd: () => void): Promise<Tunnel> {
+    const tunnel = new Tunnel(onEnd);
     const connecting = Bun.connect({
       hostname: "127.0.0.1",
       port,
@@ -112,6 +114,7 @@ export class Tunnel {
     this.#ended = true;
     if (this.#check) clearTimeout(this.#check);
     this.#client?.close();
+    this.onEnd();
   }
 
   close(): void {

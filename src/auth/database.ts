@@ -1,19 +1,13 @@
 import { createHmac, randomBytes } from "node:crypto";
 import type { Db } from "../db/transaction.ts";
-import { Deadline } from "../deadline.ts";
-import { CredentialsError, HaasError, notPermitted } from "../errors.ts";
+import { CredentialsError, notPermitted } from "../errors.ts";
+import { addressKey } from "./address.ts";
 import { type Authenticator, anonymous, type Caller, type Identity, type Rights } from "./caller.ts";
+import { Guesses } from "./guesses.ts";
+import { Lru } from "./lru.ts";
 
-const cacheLifeMs = 60_000;
-const cacheLimit = 10_000;
-/** Wrong guesses before answers slow down, how long they are remembered, and the longest delay. */
-const freeGuesses = 5;
-const guessLifeMs = 15 * 60_000;
-const longestDelayMs = 5_000;
-const counterLimit = 50_000;
-/** Each verification takes 64 MiB for a tenth of a second or so. */
-const verifiersAtOnce = 2;
-const verifyQueueLimit = 100;
+/** How many verdicts are remembered, of each kind. */
+const verdictLimit = 10_000;
 
 /** Argon2id, Bun's default cost. Bun refuses an empty password, which HTTP basic allows: hence the prefix. */
 export const hashPassword = (password: string): Promise<string> => Bun.password.hash(prefixed(password), { algorithm: "argon2id" });
@@ -22,37 +16,35 @@ const prefixed = (password: string) => `haas:${password}`;
 /**
  * HTTP basic against the users table.
  *
- * A verified password costs a keyed hash the next time. The key of the cache covers the stored hash,
- * which every request reads: so a user who is changed or deleted, by whatever process, is another
- * user at once. A wrong password is remembered in the same way, so a script that repeats its mistake
- * is one guess, while guesses that differ are slowed down per account and per address.
+ * A password that was verified once costs a keyed hash from then on. The key of a verdict covers the stored hash, which
+ * every request reads: so a user who is changed or deleted, by whatever process, is another user at once, and a verdict
+ * is true for ever. A wrong password is remembered in the same way, so a script that repeats its mistake is one guess.
+ * Right and wrong ones are kept apart: no number of guesses makes haas forget who is signed in.
  */
 export function databaseAuthenticator(db: Db, requireAuthentication: boolean): Authenticator {
-  const key = randomBytes(32);
-  const verdicts = new Map<string, { right: boolean; forgotten: Deadline }>();
-  const guesses = new GuessCounter();
-  const queue = new VerifyQueue();
+  const secret = randomBytes(32);
+  const keyOf = (...parts: (string | null)[]) => createHmac("sha256", secret).update(JSON.stringify(parts)).digest("base64");
+  const right = new Lru<true>(verdictLimit);
+  const wrong = new Lru<true>(verdictLimit);
+  const guesses = new Guesses();
   // For names that are no users: verifying takes as long as for one. Made at the first need.
   let decoy: Promise<string> | null = null;
 
-  async function verify(name: string, password: string, storedHash: string | null, address: string) {
-    const digest = createHmac("sha256", key)
-      .update(JSON.stringify([name, password, storedHash]))
-      .digest("base64");
-    const known = verdicts.get(digest);
-    if (known && !known.forgotten.passed) return { right: known.right, waited: false };
-    const counters = [`account ${name}`, `address ${address}`];
-    await guesses.delay(counters);
-    // Counted before it is known to be wrong, so that guesses at the same time don't slip through together.
-    guesses.count(counters);
-    const right = await queue.run(async () => {
-      const matches = await Bun.password.verify(prefixed(password), storedHash ?? (await (decoy ??= hashPassword(""))));
-      return matches && storedHash !== null;
+  async function verify(name: string, password: string, storedHash: string | null, address: string): Promise<Verdict> {
+    const key = keyOf(name, password, storedHash);
+    if (right.get(key)) return "known";
+    if (wrong.get(key)) return "wrong";
+    const isRight = await guesses.verdictOn({
+      account: keyOf(name),
+      address: addressKey(address),
+      key,
+      async verify() {
+        const hash = storedHash ?? (await (decoy ??= hashPassword("")));
+        return (await Bun.password.verify(prefixed(password), hash)) && storedHash !== null;
+      },
     });
-    if (verdicts.size >= cacheLimit) verdicts.clear();
-    verdicts.set(digest, { right, forgotten: new Deadline(cacheLifeMs) });
-    if (right) guesses.forget(counters);
-    return { right, waited: true };
+    (isRight ? right : wrong).set(key, true);
+    return isRight ? "verified" : "wrong";
   }
 
   return {
@@ -64,16 +56,22 @@ export function databaseAuthenticator(db: Db, requireAuthentication: boolean): A
       const credentials = parseBasic(authorization);
       if (!credentials) throw new CredentialsError("The Authorization header holds no HTTP basic credentials.");
       const { name, password } = credentials;
-      const rows = await usersWithProjects(db).select("users.password_hash").where("users.label", "=", name).execute();
+      const rowsOfUser = () => usersWithProjects(db).select("users.password_hash").where("users.label", "=", name).execute();
+      let rows = await rowsOfUser();
+      const hash = rows[0]?.password_hash ?? null;
+      const verdict = await verify(name, password, hash, address);
+      // Verifying may take seconds: the user may have changed since, and the password, too.
+      if (verdict === "verified") rows = await rowsOfUser();
       const user = rows[0];
-      const { right, waited } = await verify(name, password, user?.password_hash ?? null, address);
-      if (!right || !user) throw new CredentialsError("The user name or the password is wrong.");
-      const caller = userCaller(user.id, name);
-      // Verifying may take seconds: the user may have changed since.
-      return { caller, rights: waited ? await caller.rights(db) : rightsOf(rows)! } satisfies Identity;
+      if (verdict === "wrong" || !user || user.password_hash !== hash)
+        throw new CredentialsError("The user name or the password is wrong.");
+      return { caller: userCaller(user.id, name), rights: rightsOf(rows)! } satisfies Identity;
     },
   };
 }
+
+/** Of a password. `known`: it took no time. */
+type Verdict = "known" | "verified" | "wrong";
 
 const usersWithProjects = (db: Db) =>
   db
@@ -110,52 +108,5 @@ function parseBasic(header: string): { name: string; password: string } | null {
     return name === "" || /\p{Cc}/u.test(name) ? null : { name, password: text.slice(colon + 1) };
   } catch {
     return null;
-  }
-}
-
-/** How many different wrong guesses were made lately, per account and per address. */
-class GuessCounter {
-  readonly #counters = new Map<string, { guesses: number; forgotten: Deadline }>();
-
-  async delay(names: readonly string[]): Promise<void> {
-    const most = Math.max(...names.map((name) => this.#guesses(name)));
-    if (most >= freeGuesses) await Bun.sleep(Math.min(100 * 2 ** (most - freeGuesses), longestDelayMs));
-  }
-
-  count(names: readonly string[]): void {
-    if (this.#counters.size >= counterLimit) this.#counters.clear();
-    for (const name of names) this.#counters.set(name, { guesses: this.#guesses(name) + 1, forgotten: new Deadline(guessLifeMs) });
-  }
-
-  /** It was no guess: the account's count ends, the address's is one less. */
-  forget([account, address]: readonly string[]): void {
-    this.#counters.delete(account!);
-    const counter = this.#counters.get(address!);
-    if (counter) counter.guesses--;
-  }
-
-  #guesses(name: string): number {
-    const counter = this.#counters.get(name);
-    return counter && !counter.forgotten.passed ? counter.guesses : 0;
-  }
-}
-
-/** Bounds how much memory and time guesses can take from everybody else. */
-class VerifyQueue {
-  #active = 0;
-  readonly #waiting: (() => void)[] = [];
-
-  async run<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#active >= verifiersAtOnce) {
-      if (this.#waiting.length >= verifyQueueLimit) throw new HaasError("TooManyRequestsError", "Too many log-ins at once; try again.");
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    } else this.#active++;
-    try {
-      return await work();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next) next();
-      else this.#active--;
-    }
   }
 }

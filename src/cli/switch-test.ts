@@ -74,7 +74,8 @@ function hints(label: string, type: string, step: string, error: string): string
       "If not, somebody may be between haas and the switch: find that out first.",
     ];
   }
-  if (/algorithm/i.test(error)) return ["An old switch may need the old SSH algorithms: register it with --legacy-algorithms.", anew];
+  if (/legacy_algorithms/.test(error))
+    return ["An old switch may need the old SSH algorithms: register it with --legacy-algorithms.", anew];
   if (/certificate|self.signed|\bTLS\b/i.test(error)) {
     return ["Register it with --ca-file FILE, the certificates that its own is checked against, or with --tls insecure to take any.", anew];
   }

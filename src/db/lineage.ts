@@ -1,6 +1,7 @@
 import { CompiledQuery, type Kysely } from "kysely";
 import { statSync } from "node:fs";
 import { UnavailableError } from "../errors.ts";
+import { availabilityOf, isDiskAway } from "./away.ts";
 import type { Tables } from "./tables.ts";
 
 // Whether a database that is open is still the one that was opened. It may be put back, replaced or deleted under a
@@ -93,6 +94,7 @@ export function requirePresent(db: Db): void {
   try {
     now = statSync(file.path, { bigint: true, throwIfNoEntry: false });
   } catch (error) {
+    if (isDiskAway(error)) throw availabilityOf(db).refused(error);
     throw declareGone(db, `its file can't be looked at (${error instanceof Error ? error.message : String(error)})`);
   }
   if (!now) throw declareGone(db, "its file was deleted under the running server");

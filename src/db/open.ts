@@ -1,40 +1,20 @@
 import { Database } from "bun:sqlite";
 import { chmodSync, closeSync, fstatSync, openSync, realpathSync, statSync, unlinkSync } from "node:fs";
-import {
-  CompiledQuery,
-  type DatabaseConnection,
-  type Dialect,
-  type Driver,
-  Kysely,
-  type MigrationResultSet,
-  Migrator,
-  PostgresDialect,
-  SqliteAdapter,
-} from "kysely";
-import { BunSqliteDialect } from "kysely-bun-sqlite";
-import pg from "pg";
+import { CompiledQuery, Kysely, type MigrationResultSet, Migrator } from "kysely";
 import { migrations } from "../../migrations/index.ts";
-import { messageOf } from "../errors.ts";
-import { bindToFile, hasMoved, overwrittenPath } from "./lineage.ts";
+import { messageOf, UnavailableError } from "../errors.ts";
+import { isBusy, type Notice, watchAvailability } from "./away.ts";
+import { bindToFile, hasMoved, overwrittenPath, requirePresent } from "./lineage.ts";
 import { faultOf, type MainFile, moveAway, setAside, setForeignWalAside } from "./main-file.ts";
+import { PostgresServer } from "./postgres.ts";
+import { HaasSqliteDialect } from "./sqlite.ts";
 import type { Tables } from "./tables.ts";
-import { type Db, isBusy } from "./transaction.ts";
-import { Turns } from "./turns.ts";
-
-// bigint columns hold milliseconds since 1970, which a number holds exactly.
-pg.types.setTypeParser(pg.types.builtins.INT8, Number);
+import type { Db } from "./transaction.ts";
 
 /** Each waits a second for SQLite's lock. */
 const migrationTries = 20;
-const poolSize = 10;
-const connectTimeoutMs = 10_000;
-const lockTimeoutMs = 15_000;
-const statementTimeoutMs = 30_000;
-
 /** A database that can't be opened or is newer than this program: one sentence for the operator. */
 export class DatabaseError extends Error {}
-
-type Notice = (level: "info" | "warning", message: string) => void;
 
 interface OpenOptions {
   /** SQLite's main file, as it was left. */
@@ -52,7 +32,9 @@ export async function openDatabase(
 ): Promise<Db> {
   const opened = isPostgresUri(uri) ? null : openSqlite(uri, existing, recall, notice);
   const sqlite = opened?.sqlite;
-  const db = new Kysely<Tables>({ dialect: sqlite ? new HaasSqliteDialect(sqlite) : postgresDialect(uri) });
+  const dialect = sqlite ? new HaasSqliteDialect(sqlite, () => requirePresent(db)) : new PostgresServer(uri);
+  const db: Db = new Kysely<Tables>({ dialect });
+  watchAvailability(db, dialect.availability);
   try {
     if (sqlite) versions.set(db, versionOf(sqlite));
     if (opened) {
@@ -67,9 +49,11 @@ export async function openDatabase(
     // From now on waiting for another process's lock is ours to do, without holding up everything else.
     sqlite?.run("pragma busy_timeout = 20");
     if (opened) besideOf.set(db, filesBeside(opened.path));
-  } catch (error) {
+    dialect.availability.tell(notice);
+  } catch (thrown) {
     await db.destroy().catch(() => {});
-    if (error instanceof DatabaseError) throw error;
+    if (thrown instanceof DatabaseError) throw thrown;
+    const error = thrown instanceof UnavailableError ? (thrown.cause ?? thrown) : thrown;
     // Kysely stumbles over the tables of a damaged file.
     const why = error instanceof TypeError ? "it is damaged; restore a backup" : messageOf(error);
     throw new DatabaseError(`The database ${redactUri(uri)} can't be used: ${why}.`, { cause: error });
@@ -165,25 +149,6 @@ async function migrate(db: Db, existing: boolean): Promise<void> {
   }
 }
 
-function postgresDialect(uri: string): Dialect {
-  const pool = new pg.Pool({
-    connectionString: uri,
-    max: poolSize,
-    connectionTimeoutMillis: connectTimeoutMs,
-    statement_timeout: statementTimeoutMs,
-    // Ours, for a server that hangs.
-    query_timeout: statementTimeoutMs + 5_000,
-    keepAlive: true,
-    lock_timeout: lockTimeoutMs,
-    application_name: "haas",
-  });
-  // The pool listens for errors of idle connections only; the query of a busy one fails with the same error.
-  pool.on("connect", (client) => void client.on("error", () => {}));
-  // A connection that breaks while idle: the pool replaces it, and the next query says what is wrong.
-  pool.on("error", () => {});
-  return new PostgresDialect({ pool });
-}
-
 /** `sqlite:///relative.db` or `sqlite:////absolute.db`; the path that SQLite gets. */
 export function sqlitePath(uri: string): string {
   const path = /^sqlite:\/\/\/(.+)$/.exec(uri)?.[1];
@@ -233,65 +198,5 @@ function closeToOthers(path: string, notice: Notice): void {
       );
     }
     notice("warning", `others could read ${file} (mode ${mode}), which holds passwords; its mode is 600 now`);
-  }
-}
-
-/**
- * kysely-bun-sqlite with what haas relies on: durable commits, foreign keys, the write lock taken at
- * BEGIN (so that no transaction fails half-way because another process wrote), migrations that roll
- * back as a whole, statements prepared once, and turns at the connection in order.
- */
-class HaasSqliteDialect extends BunSqliteDialect {
-  constructor(database: Database) {
-    super({
-      // `query` caches the prepared statement by its text, `prepare` does not.
-      database: new Proxy(database, {
-        get(target, name) {
-          if (name === "prepare") return target.query.bind(target);
-          const value = Reflect.get(target, name);
-          return typeof value === "function" ? value.bind(target) : value;
-        },
-      }),
-      onCreateConnection: async (connection) => {
-        for (const pragma of [
-          "busy_timeout = 1000",
-          "journal_mode = WAL",
-          "synchronous = FULL",
-          // haas does that where it can tell that it was haas: see main-file.ts.
-          "wal_autocheckpoint = 0",
-          "foreign_keys = ON",
-          "temp_store = MEMORY",
-        ]) {
-          await connection.executeQuery(CompiledQuery.raw(`pragma ${pragma}`));
-        }
-      },
-    });
-  }
-
-  override createDriver(): Driver {
-    const driver = super.createDriver();
-    // The driver's own lock wakes everybody who waits whenever it is free.
-    const turns = new Turns();
-    let connection: Promise<DatabaseConnection> | null = null;
-    const acquire = driver.acquireConnection.bind(driver);
-    driver.acquireConnection = async () => {
-      await turns.take();
-      return (connection ??= acquire());
-    };
-    driver.releaseConnection = async () => turns.pass();
-    driver.beginTransaction = async (connection: DatabaseConnection) => {
-      await connection.executeQuery(CompiledQuery.raw("begin immediate"));
-    };
-    return driver;
-  }
-
-  override createAdapter(): SqliteAdapter {
-    return new TransactionalSqliteAdapter();
-  }
-}
-
-class TransactionalSqliteAdapter extends SqliteAdapter {
-  override get supportsTransactionalDdl(): boolean {
-    return true;
   }
 }

@@ -5,16 +5,17 @@ import {
   fstatSync,
   fsyncSync,
   mkdirSync,
-  statSync,
   openSync,
   readFileSync,
   realpathSync,
   renameSync,
   rmSync,
-  writeSync,
+  statSync,
+  writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { messageOf } from "../errors.ts";
+import { isDiskAway } from "./away.ts";
 import type { MainFile } from "./main-file.ts";
 import { isPostgresUri, redactUri, sqlitePath } from "./open.ts";
 
@@ -32,8 +33,15 @@ export interface Remembered {
   main: MainFile | null;
 }
 
-/** The state file is there, and not to be used. */
-export class StateFileError extends Error {}
+/** The state file is there, and not to be used; `forNow`: its disk is away. */
+export class StateFileError extends Error {
+  constructor(
+    message: string,
+    readonly forNow = false,
+  ) {
+    super(message);
+  }
+}
 
 /** One small file for each database that servers of this folder use. Read and written under the database's write lock. */
 export class StateFile {
@@ -66,7 +74,7 @@ export class StateFile {
       text = readFileSync(this.path, "utf8");
     } catch (error) {
       if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-      throw new StateFileError(`${this.path} can't be read (${messageOf(error)})`);
+      throw new StateFileError(`${this.path} can't be read (${messageOf(error)})`, isDiskAway(error));
     }
     try {
       const { inode, ...remembered } = parse(JSON.parse(text));
@@ -89,18 +97,27 @@ export class StateFile {
   /** All of it or nothing, whenever the machine may stop. */
   write(remembered: Remembered): void {
     const temporary = `${this.path}.${process.pid}`;
-    const descriptor = openSync(temporary, "w", 0o600);
     try {
-      fchmodSync(descriptor, 0o600);
-      // A copy tells that it is one: it may have been restored together with the database.
-      const inode = String(fstatSync(descriptor, { bigint: true }).ino);
-      writeSync(descriptor, `${JSON.stringify({ database: this.#shown, inode, ...remembered }, null, 2)}\n`);
-      fsyncSync(descriptor);
-    } finally {
-      closeSync(descriptor);
+      const descriptor = openSync(temporary, "w", 0o600);
+      try {
+        fchmodSync(descriptor, 0o600);
+        // A copy tells that it is one: it may have been restored together with the database.
+        const inode = String(fstatSync(descriptor, { bigint: true }).ino);
+        // Unlike write(2), which writes less when the disk is nearly full.
+        writeFileSync(descriptor, `${JSON.stringify({ database: this.#shown, inode, ...remembered }, null, 2)}\n`);
+        fsyncSync(descriptor);
+      } finally {
+        closeSync(descriptor);
+      }
+      renameSync(temporary, this.path);
+      syncFolder(this.path);
+    } catch (error) {
+      // So that it takes nothing of a full disk. On a read-only one it can't be removed.
+      try {
+        rmSync(temporary, { force: true });
+      } catch {}
+      throw new StateFileError(`${this.path} can't be written (${messageOf(error)})`, isDiskAway(error));
     }
-    renameSync(temporary, this.path);
-    syncFolder(this.path);
   }
 }
 

@@ -11,12 +11,16 @@ export const ipmiPort = 623;
 /** OVSDB, RFC 7047. */
 const ovsdbPort = 6640;
 
+/** Longer than any address is, and short enough for every pattern here. */
+const addressLimitCharacters = 512;
+
 /**
  * The one spelling of `host`, `host:port`, `[v6]:port` or a bare v6 address, with or without `http://` or `https://`
  * before it: without case, trailing dot, zone, and a port among `defaultPorts`. An IP address has one form, whether it is
  * written short, octal, hexadecimal or as an IPv4-mapped one. What is no address is kept as it is, in lower case.
  */
 export function canonicalAddress(text: string, defaultPorts: readonly number[]): string {
+  if (text.length > addressLimitCharacters) return text;
   const bare = text
     .trim()
     .toLowerCase()

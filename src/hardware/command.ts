@@ -191,3 +191,11 @@ export function redact(text: string, secrets: readonly string[]): string {
   const known = secrets.filter((secret) => secret !== "").toSorted((a, b) => b.length - a.length);
   return known.reduce((shown, secret) => shown.replaceAll(secret, "***"), text);
 }
+
+/** The first `length` characters of a text, or a little less, without secrets: not even the beginning of one that was cut. */
+export function redactBeginning(text: string, secrets: readonly string[], length: number): string {
+  if (text.length <= length) return redact(text, secrets);
+  const longest = Math.max(0, ...secrets.map((secret) => secret.length));
+  const kept = redact(text.slice(0, length + longest), secrets);
+  return kept.slice(0, Math.min(length, kept.length - longest));
+}

@@ -1,5 +1,6 @@
 import type { Socket } from "bun";
 import type { App } from "../app.ts";
+import { addressKey } from "../auth/address.ts";
 import { Deadline } from "../deadline.ts";
 import { AbortedError, HaasError, UnavailableError, validation } from "../errors.ts";
 import { type Content, contentOf, headOf, refusalText } from "./answer.ts";
@@ -8,7 +9,7 @@ import { BodyDecoder } from "./body.ts";
 import { type Budget, compact, copied } from "./budget.ts";
 import { findHeadEnd, type Head, parseHead, Refusal } from "./head.ts";
 import { Outbox } from "./outbox.ts";
-import { addressKey, type Guest, type Places } from "./places.ts";
+import type { Guest, Places } from "./places.ts";
 import type { Handshake, WebSockets } from "./websockets.ts";
 
 /** A client has so long for a whole request, and for taking an answer; a large one gets a second more for so many bytes. */

@@ -1,5 +1,4 @@
 import { readFileSync } from "node:fs";
-import { isIPv6 } from "node:net";
 import { Deadline } from "../deadline.ts";
 
 // Who may have a connection when there are more than there is room for.
@@ -24,21 +23,6 @@ export function fileLimit(): number {
 /** How many connections that allows. */
 export const placesFor = (files: number): number =>
   Math.max(16, Math.min(connectionLimit, files - Math.max(filesKept.least, Math.floor(files * filesKept.part))));
-
-/** The same for all addresses of one machine, as far as that can be told: IPv6 networks are given out by /64. */
-export function addressKey(address: string): string {
-  const plain = address.replace(/^::ffff:(?=\d+\.)/i, "");
-  if (!isIPv6(plain)) return plain;
-  const [head = "", tail] = plain.replace(/%.*$/, "").split("::");
-  const left = head === "" ? [] : head.split(":");
-  const right = tail === undefined || tail === "" ? [] : tail.split(":");
-  const missing = tail === undefined ? 0 : 8 - left.length - right.length;
-  const words = [...left, ...Array.from({ length: missing }, () => "0"), ...right];
-  return words
-    .slice(0, 4)
-    .map((word) => Number.parseInt(word, 16).toString(16))
-    .join(":");
-}
 
 /** A connection as far as its place goes. */
 export interface Guest {

@@ -1,4 +1,4 @@
-import { isIPv6 } from "node:net";
+import { addressKey } from "../auth/address.ts";
 import { type Log, type LogFields, type LogLevel, shortened } from "../log.ts";
 
 // Strangers may ask as often as they like, so what the log says of them is bounded: some lines a minute in full, and
@@ -66,19 +66,4 @@ export class Refusals {
   #known(key: string): string {
     return this.#lines.has(key) || this.#addresses.has(key) || this.#addresses.size + this.#lines.size < addressLimit ? key : "others";
   }
-}
-
-/** IPv6 by /64, which is what one customer has. */
-function addressKey(address: string): string {
-  const plain = address.replace(/^::ffff:(?=\d+\.)/i, "");
-  if (!isIPv6(plain)) return plain;
-  const [head = "", tail] = plain.replace(/%.*$/, "").split("::");
-  const left = head === "" ? [] : head.split(":");
-  const right = tail === undefined || tail === "" ? [] : tail.split(":");
-  const missing = tail === undefined ? 0 : 8 - left.length - right.length;
-  const words = [...left, ...Array.from({ length: missing }, () => "0"), ...right];
-  return words
-    .slice(0, 4)
-    .map((word) => Number.parseInt(word, 16).toString(16))
-    .join(":");
 }

@@ -3,7 +3,6 @@ import { administrator, type Caller, requireProject, type Rights } from "../auth
 import type { Context } from "../context.ts";
 import { longestPauseMs } from "../db/clock.ts";
 import { type Db, translate, type Tx, write } from "../db/transaction.ts";
-import { Deadline } from "../deadline.ts";
 import {
   badArgument,
   blocked,
@@ -17,15 +16,15 @@ import {
   textFor,
 } from "../errors.ts";
 import { HalfMadeError, type HeadnodeTarget, unasked } from "../hardware/headnodes/driver.ts";
-import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease } from "../networking/lease.ts";
+import { holdsLease, isHeld, type Lease, releaseLease, renewLease, takeLease, writeTaking } from "../networking/lease.ts";
 import { refuseWhileUnread } from "../networking/lineage.ts";
 import { getNetwork, mayUse } from "../networking/networks.ts";
 import { newName } from "./labels.ts";
 import { getProject } from "./projects.ts";
+import { inTurn } from "./waiting.ts";
 
 /** A call waits so long for the one before it on the same headnode. */
 const waitTimeoutMs = 20_000;
-const waitPauseMs = 100;
 /** Renewed while the call lasts, every so often. */
 const leaseMs = longestPauseMs;
 const renewEveryMs = leaseMs / 6;
@@ -71,26 +70,25 @@ async function hold<T>(
   work: (headnode: HeldHeadnode) => Promise<T>,
   before: (tx: Tx, headnode: Headnode) => Promise<void> = async () => {},
 ): Promise<T> {
-  const deadline = new Deadline(waitTimeoutMs);
-  for (;;) {
-    const held = await write(ctx.db, async (tx) => {
-      const headnode = await getHeadnode(tx, await caller.rights(tx), label);
+  const mine = async (db: Db) => getHeadnode(db, await caller.rights(db), label);
+  const isFree = async () => !(await isHeld(ctx.db, "headnode", (await mine(ctx.db)).id));
+  const held = await inTurn(ctx.db, caller, waitTimeoutMs, isFree, async (patient) => {
+    const taken = await writeTaking(ctx.db, async (tx) => {
+      const headnode = await mine(tx);
       const lease = await takeLease(tx, "headnode", headnode.id, leaseMs);
       if (lease) await before(tx, headnode);
       return lease && { ...headnode, lease };
     });
-    if (held) {
-      // A renewal that fails is tried again by the next one.
-      const renewing = setInterval(() => void renewLease(ctx.db, held.lease).catch(() => {}), renewEveryMs);
-      try {
-        return await work(held);
-      } finally {
-        clearInterval(renewing);
-        await releaseLease(ctx.db, held.lease);
-      }
-    }
-    if (deadline.passed) throw blocked(`Headnode ${quote(label)} is busy with an earlier call; try again when that is done.`);
-    await Bun.sleep(waitPauseMs);
+    if (!taken && !patient) throw blocked(`Headnode ${quote(label)} is busy with an earlier call; try again when that is done.`);
+    return taken;
+  });
+  // A renewal that fails is tried again by the next one.
+  const renewing = setInterval(() => void renewLease(ctx.db, held.lease).catch(() => {}), renewEveryMs);
+  try {
+    return await work(held);
+  } finally {
+    clearInterval(renewing);
+    await releaseLease(ctx.db, held.lease);
   }
 }
 

@@ -1,8 +1,8 @@
-import { type Caller, mayActFor, requireNodeProject, type Rights, writeAsAdmin } from "../auth/caller.ts";
+import { type Caller, mayActFor, requireAdmin, requireNodeProject, type Rights, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { ReadCache } from "../db/cache.ts";
 import { prepared } from "../db/prepared.ts";
-import { type Db, translate, type Tx } from "../db/transaction.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { badArgument, blocked, duplicate, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import { isPending } from "../networking/journal.ts";
@@ -119,24 +119,33 @@ async function refuseSecondNode(ctx: Context, tx: Tx, label: string, address: st
 
 /** Waits for what runs on the node's BMC. */
 export async function removeNode(db: Db, caller: Caller, label: string): Promise<void> {
-  while (!(await removeIdle(db, caller, label))) await untilIdle(db, await getNode(db, label));
+  for (;;) {
+    const node = await removable(db, caller, label);
+    await untilIdle(db, caller, node);
+    if (await write(db, (tx) => removeIdle(tx, caller, label))) return;
+  }
+}
+
+/** The node, when nothing but a command on its BMC is in the way. */
+async function removable(db: Db, caller: Caller, label: string): Promise<NodeRow> {
+  requireAdmin(await caller.rights(db));
+  const node = await getNode(db, label);
+  if (node.project_id !== null) throw blocked(`Node ${quote(label)} is allocated to a project.`);
+  const nic = await db.selectFrom("nic").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
+  if (nic) throw blocked(`Node ${quote(label)} still has the nic ${quote(nic.label)}.`);
+  const metadata = await db.selectFrom("node_metadata").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
+  if (metadata) throw blocked(`Node ${quote(label)} still has the metadata label ${quote(metadata.label)}.`);
+  if (await isHeld(db, node.id)) throw changesHands(label);
+  return node;
 }
 
 /** False when a command runs on the node's BMC. */
-async function removeIdle(db: Db, caller: Caller, label: string): Promise<boolean> {
-  return writeAsAdmin(db, caller, async (tx) => {
-    const node = await getNode(tx, label);
-    if (node.project_id !== null) throw blocked(`Node ${quote(label)} is allocated to a project.`);
-    const nic = await tx.selectFrom("nic").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
-    if (nic) throw blocked(`Node ${quote(label)} still has the nic ${quote(nic.label)}.`);
-    const metadata = await tx.selectFrom("node_metadata").select("label").where("node_id", "=", node.id).limit(1).executeTakeFirst();
-    if (metadata) throw blocked(`Node ${quote(label)} still has the metadata label ${quote(metadata.label)}.`);
-    if (await isHeld(tx, node.id)) throw changesHands(label);
-    if (await isRunning(tx, node.id)) return false;
-    await dropPast(tx, node.id);
-    await tx.deleteFrom("node").where("id", "=", node.id).execute();
-    return true;
-  });
+async function removeIdle(tx: Tx, caller: Caller, label: string): Promise<boolean> {
+  const node = await removable(tx, caller, label);
+  if (await isRunning(tx, node.id)) return false;
+  await dropPast(tx, node.id);
+  await tx.deleteFrom("node").where("id", "=", node.id).execute();
+  return true;
 }
 
 interface NodeDetails {

@@ -1,10 +1,12 @@
 import { randomUUID } from "node:crypto";
 import { type RawBuilder, sql } from "kysely";
+import type { Caller } from "../auth/caller.ts";
 import { databaseTime, isPast, longestPauseMs } from "../db/clock.ts";
-import { type Db, type Tx, write } from "../db/transaction.ts";
+import { type Db, type Tx, write, writeInTheEnd } from "../db/transaction.ts";
 import { Deadline } from "../deadline.ts";
 import { blocked, quote } from "../errors.ts";
 import { isDead, owner } from "../networking/holder.ts";
+import { inTurn, wait, within } from "./waiting.ts";
 
 // The commands that run on BMCs, over all processes on the database, and the holds by which a node changes hands: no
 // command reaches a BMC after the right to it is gone, and no node is freed while one runs. Each command has a row from
@@ -21,7 +23,6 @@ const renewEveryMs = 15_000;
 /** Above the life of a row with the default time-out of a command, which is 15 s. */
 const idleWaitMs = 30_000;
 const strippedWaitMs = 60_000;
-const pauseMs = 50;
 /** Above `idleWaitMs`, so that nothing begins between the wait and its end. */
 const holdMs = longestPauseMs;
 
@@ -56,7 +57,7 @@ export async function runCommandOf<T>(db: Db, { nodeId, userId, timeoutMs, permi
     } finally {
       clearInterval(renewing);
       // Its time is up soon anyhow.
-      await write(db, (tx) => tx.deleteFrom("obm_command").where("id", "=", id).execute()).catch(() => {});
+      await writeInTheEnd(db, lifeMs, (tx) => tx.deleteFrom("obm_command").where("id", "=", id).execute()).catch(() => {});
     }
   }
   throw blocked("haas is too busy to send the command in time; try again.");
@@ -95,8 +96,8 @@ const strippedOf = (db: Db, userId: number) =>
     .where((e) => e.or([e("users.id", "is", null), e("users.is_admin", "=", 0)]));
 
 /** Wait until no command runs on the node's BMC. `BlockedError` when one still does. */
-export async function untilIdle(db: Db, node: { id: number; label: string }): Promise<void> {
-  if (await within(idleWaitMs, async () => !(await isRunning(db, node.id)))) return;
+export async function untilIdle(db: Db, caller: Caller, node: { id: number; label: string }): Promise<void> {
+  if (await wait(db, caller, new Deadline(idleWaitMs), async () => !(await isRunning(db, node.id)))) return;
   throw blocked(`A command of node ${quote(node.label)}'s BMC still runs; try again.`);
 }
 
@@ -109,15 +110,8 @@ export async function untilStripped(db: Db, of: { userId: number } | { nodeId: n
     "userId" in of
       ? async () => (await strippedOf(db, of.userId).executeTakeFirst()) === undefined
       : async () => !(await isRunning(db, of.nodeId));
-  if (await within(strippedWaitMs, ended)) return;
+  if (await within(new Deadline(strippedWaitMs), ended)) return;
   throw blocked(`${done}. But a BMC command that began before still runs; it is the last one, and its time is bounded.`);
-}
-
-async function within(ms: number, holds: () => Promise<boolean>): Promise<boolean> {
-  for (const deadline = new Deadline(ms); ; await Bun.sleep(pauseMs)) {
-    if (await holds()) return true;
-    if (deadline.passed) return false;
-  }
 }
 
 /** Whether a node changes hands at the moment, by a call that lives and is not the one with this hold. */
@@ -145,16 +139,21 @@ export async function hold(tx: Tx, node: { id: number; label: string }, mine: st
 }
 
 /** Hold the node that `check` finds, when it is nobody else's turn any more. `BlockedError` when that takes too long. */
-export async function holdInTurn<N extends { id: number; label: string }>(db: Db, mine: string, check: (tx: Tx) => Promise<N>): Promise<N> {
-  for (const deadline = new Deadline(idleWaitMs); ; await Bun.sleep(pauseMs)) {
-    const node = await write(db, async (tx) => {
+export async function holdInTurn<N extends { id: number; label: string }>(
+  db: Db,
+  caller: Caller,
+  mine: string,
+  check: (db: Db) => Promise<N>,
+): Promise<N> {
+  const isFree = async () => !(await isHeld(db, (await check(db)).id, mine));
+  return inTurn(db, caller, idleWaitMs, isFree, (patient) =>
+    write(db, async (tx) => {
       const found = await check(tx);
-      if (!deadline.passed && (await isHeld(tx, found.id, mine))) return null;
+      if (patient && (await isHeld(tx, found.id, mine))) return null;
       await hold(tx, found, mine);
       return found;
-    });
-    if (node) return node;
-  }
+    }),
+  );
 }
 
 export const newHold = (): string => `${randomUUID()} ${owner}`;
@@ -162,7 +161,7 @@ export const newHold = (): string => `${randomUUID()} ${owner}`;
 export const noHold = { hold: null, hold_until: 0 } as const;
 
 export async function release(db: Db, nodeId: number, mine: string): Promise<void> {
-  await write(db, (tx) => tx.updateTable("node").set(noHold).where("id", "=", nodeId).where("hold", "=", mine).execute());
+  await writeInTheEnd(db, holdMs, (tx) => tx.updateTable("node").set(noHold).where("id", "=", nodeId).where("hold", "=", mine).execute());
 }
 
 export const changesHands = (label: string) => blocked(`Node ${quote(label)} is leaving its project, or being allocated; try again.`);

@@ -4,7 +4,8 @@ import { type Db, type Tx, write } from "../db/transaction.ts";
 import { blocked, illegalState, quote } from "../errors.ts";
 import type { BmcAddress, ObmDriver, ObmTarget } from "../hardware/obm/driver.ts";
 import { getNode } from "./nodes.ts";
-import { changesHands, hold, isHeld, runCommandOf, untilStripped } from "./obm-commands.ts";
+import { changesHands, hold, isHeld, isRunning, runCommandOf, untilStripped } from "./obm-commands.ts";
+import { inPlace } from "./waiting.ts";
 
 type Node = Awaited<ReturnType<typeof getNode>>;
 
@@ -50,17 +51,22 @@ export async function useConsole(ctx: Context, caller: Caller, label: string) {
 
 /** When it is disabled, nothing runs on the BMC any more. */
 export async function enableObm(ctx: Context, caller: Caller, label: string, enabled: boolean): Promise<void> {
-  const { id } = await write(ctx.db, async (tx) => {
-    const node = await getNode(tx, label);
-    requireNodeProject(await caller.rights(tx), node);
-    await tx
-      .updateTable("node")
-      .set({ obm_enabled: enabled ? 1 : 0 })
-      .where("id", "=", node.id)
-      .execute();
-    return node;
-  });
-  if (!enabled) await untilStripped(ctx.db, { nodeId: id }, `The OBM of node ${quote(label)} is disabled`);
+  const change = async () => {
+    const { id } = await write(ctx.db, async (tx) => {
+      const node = await getNode(tx, label);
+      requireNodeProject(await caller.rights(tx), node);
+      await tx
+        .updateTable("node")
+        .set({ obm_enabled: enabled ? 1 : 0 })
+        .where("id", "=", node.id)
+        .execute();
+      return node;
+    });
+    if (!enabled) await untilStripped(ctx.db, { nodeId: id }, `The OBM of node ${quote(label)} is disabled`);
+  };
+  // Whoever finds no place to wait in is told so before anything is changed.
+  const mustWait = !enabled && (await isRunning(ctx.db, (await getNode(ctx.db, label)).id));
+  await (mustWait ? inPlace(ctx.db, caller, change) : change());
 }
 
 /** What a free node has to be set to boot from before somebody gets it; null when that is as it should be. */

@@ -8,7 +8,8 @@ import { newName } from "./labels.ts";
 import { getNode } from "./nodes.ts";
 import { bootDeviceDue, prepareBoot } from "./obm.ts";
 import { changesHands, hold, holdInTurn, isHeld, isRunning, newHold, noHold, release, untilIdle } from "./obm-commands.ts";
-import { driftReason, freshPort, onceRead } from "./switches.ts";
+import { driftReason, freshPort, freshWaitMs } from "./switches.ts";
+import { inTurn } from "./waiting.ts";
 
 const maintenanceTimeoutMs = 10_000;
 
@@ -93,12 +94,11 @@ export async function projectHeadnodes(db: Db, rights: Rights, label: string): P
  */
 export async function connectNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
   const allocation = { label, nodeLabel, hold: newHold() };
-  let step: Step = "wait";
-  await onceRead(async (patient) => {
-    step = await write(ctx.db, (tx) => allocate(ctx, tx, caller, allocation, { patient, prepared: false }));
-    return step !== "wait";
-  });
-  if (typeof step === "object") await prepareAndAllocate(ctx, caller, allocation, step);
+  const mayGoOn = async () => (await checkAllocation(ctx.db, caller, allocation, true)) !== null;
+  const step = await inTurn(ctx.db, caller, freshWaitMs, mayGoOn, (patient) =>
+    write(ctx.db, (tx) => allocate(ctx, tx, caller, allocation, { patient, prepared: false })),
+  );
+  if (step !== "done") await prepareAndAllocate(ctx, caller, allocation, step);
 }
 
 interface Allocation {
@@ -123,22 +123,21 @@ async function prepareAndAllocate(
   }
 }
 
-/** `wait`: a port is too fresh, or a command runs on the BMC. An object: the node is held, for setting what it boots from. */
-type Step = "done" | "wait" | { node: Awaited<ReturnType<typeof getNode>>; project: Project; device: string };
+/** An object: the node is held, for setting what it boots from. */
+type Step = "done" | (Allocatable & { device: string });
 
-/** `patient`: the caller has the time to wait. `prepared`: it boots from what it should. */
-async function allocate(
-  ctx: Context,
-  tx: Tx,
-  caller: Caller,
-  { label, nodeLabel, hold: mine }: Allocation,
-  { patient, prepared }: { patient: boolean; prepared: boolean },
-): Promise<Step> {
-  const project = await getProject(tx, label);
-  requireProject(await caller.rights(tx), project);
-  const node = await getNode(tx, nodeLabel);
+interface Allocatable {
+  node: Awaited<ReturnType<typeof getNode>>;
+  project: Project;
+}
+
+/** Null when a port is too fresh, or a command runs on the BMC, and the caller has the time to wait for that. */
+async function checkAllocation(db: Db, caller: Caller, { label, nodeLabel }: Allocation, patient: boolean): Promise<Allocatable | null> {
+  const project = await getProject(db, label);
+  requireProject(await caller.rights(db), project);
+  const node = await getNode(db, nodeLabel);
   if (node.project_id !== null) throw blocked(`Node ${quote(nodeLabel)} is not free.`);
-  const suspect = await tx
+  const suspect = await db
     .selectFrom("port")
     .innerJoin("nic", "nic.port_id", "port.id")
     .select(["port.label", "port.suspect"])
@@ -147,23 +146,38 @@ async function allocate(
     .execute();
   const [first] = suspect.toSorted((a, b) => Number(a.suspect === freshPort) - Number(b.suspect === freshPort));
   if (first) {
-    if (patient && first.suspect === freshPort) return "wait";
+    if (patient && first.suspect === freshPort) return null;
     throw blocked(
       `Node ${quote(nodeLabel)} can't be allocated until its port ${quote(first.label)} is known to carry nothing: ${first.suspect ?? driftReason}`,
       `Node ${quote(nodeLabel)} can't be allocated until each of its ports is known to carry nothing; an administrator can see why one is not.`,
     );
   }
-  if (await isRunning(tx, node.id)) {
-    if (patient) return "wait";
+  if (await isRunning(db, node.id)) {
+    if (patient) return null;
     throw blocked(`Node ${quote(nodeLabel)} can't be allocated while a command of its BMC runs; try again.`);
   }
+  return { node, project };
+}
+
+/** Null: see `checkAllocation`. `prepared`: it boots from what it should. */
+async function allocate(
+  ctx: Context,
+  tx: Tx,
+  caller: Caller,
+  allocation: Allocation,
+  { patient, prepared }: { patient: boolean; prepared: boolean },
+): Promise<Step | null> {
+  const found = await checkAllocation(tx, caller, allocation, patient);
+  if (!found) return null;
+  const { node, project } = found;
+  const { hold: mine } = allocation;
   const device = bootDeviceDue(ctx, node);
   if (device !== null && !prepared) {
     await hold(tx, node, mine);
     return { node, project, device };
   }
   // Somebody may have had it since it was prepared, when this process was stopped.
-  if (prepared ? node.hold !== mine : await isHeld(tx, node.id)) throw changesHands(nodeLabel);
+  if (prepared ? node.hold !== mine : await isHeld(tx, node.id)) throw changesHands(node.label);
   await tx
     .updateTable("node")
     .set({ project_id: project.id, obm_enabled: 1, ...(!ctx.config.dryRun && { boot_device: null }), ...noHold })
@@ -180,11 +194,11 @@ async function allocate(
  */
 export async function detachNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
   const mine = newHold();
-  const node = await holdInTurn(ctx.db, mine, (tx) => checkDetach(tx, caller, label, nodeLabel));
+  const node = await holdInTurn(ctx.db, caller, mine, (db) => checkDetach(db, caller, label, nodeLabel));
   const { maintenance } = ctx.config;
   let moved: boolean;
   try {
-    await untilIdle(ctx.db, node);
+    await untilIdle(ctx.db, caller, node);
     await ctx.obm.find(node.obm_type)?.console?.remove(nodeLabel);
     moved = await write(ctx.db, async (tx) => {
       const { id } = await checkDetach(tx, caller, label, nodeLabel);

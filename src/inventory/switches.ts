@@ -1,8 +1,7 @@
-import { type Caller, writeAsAdmin } from "../auth/caller.ts";
+import { type Caller, requireAdmin, writeAsAdmin } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import type { Flag } from "../db/tables.ts";
-import { type Db, translate, type Tx } from "../db/transaction.ts";
-import { Deadline } from "../deadline.ts";
+import { type Db, translate, type Tx, write } from "../db/transaction.ts";
 import { blocked, duplicate, HaasError, notFound, quote } from "../errors.ts";
 import { checkSettings } from "../hardware/settings.ts";
 import type { Capability } from "../hardware/switches/driver.ts";
@@ -13,10 +12,10 @@ import { dropSync, enqueueSync, isChangePending, wasEverChanged } from "../netwo
 import { unreadWhenRegistered } from "../networking/lineage.ts";
 import { newName } from "./labels.ts";
 import { getNic, getNode } from "./nodes.ts";
+import { inTurn } from "./waiting.ts";
 
 /** How long the deletion of a switch waits for haas to be done with it. */
 const deletionWaitMs = 20_000;
-const deletionPauseMs = 100;
 
 /** With its settings, which hold the password. */
 export async function getSwitch(db: Db, label: string) {
@@ -95,23 +94,31 @@ export async function showSwitch(
 
 /** A switch that haas talks to is waited for; one that does not let haas in is let go. */
 export async function removeSwitch(db: Db, caller: Caller, label: string): Promise<void> {
-  const deadline = new Deadline(deletionWaitMs);
-  for (;;) {
-    const held = await writeAsAdmin(db, caller, async (tx) => {
-      const { id } = await getSwitch(tx, label);
-      const port = await tx.selectFrom("port").select("label").where("switch_id", "=", id).limit(1).executeTakeFirst();
-      if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
-      if (await isHeld(tx, "switch", id)) {
-        await tx.updateTable("switch").set({ give_up: 1 }).where("id", "=", id).execute();
-        return { id, label };
-      }
-      await tx.deleteFrom("switch").where("id", "=", id).execute();
-      return null;
+  const check = async (db: Db) => {
+    requireAdmin(await caller.rights(db));
+    const found = await getSwitch(db, label);
+    const port = await db.selectFrom("port").select("label").where("switch_id", "=", found.id).limit(1).executeTakeFirst();
+    if (port) throw blocked(`Switch ${quote(label)} still has the port ${quote(port.label)}.`);
+    return { id: found.id, label, isHeld: await isHeld(db, "switch", found.id) };
+  };
+  /** Whoever holds it has to be told so, too. */
+  const mayGoOn = async () => {
+    const { id, isHeld } = await check(db);
+    if (!isHeld) return true;
+    const told = await db.selectFrom("switch").select("give_up").where("id", "=", id).executeTakeFirst();
+    return told?.give_up !== 1;
+  };
+  await inTurn(db, caller, deletionWaitMs, mayGoOn, async (patient) => {
+    const found = await write(db, async (tx) => {
+      const found = await check(tx);
+      if (found.isHeld) await tx.updateTable("switch").set({ give_up: 1 }).where("id", "=", found.id).execute();
+      else await tx.deleteFrom("switch").where("id", "=", found.id).execute();
+      return found;
     });
-    if (!held) return;
-    if (deadline.passed) throw await inUse(db, held);
-    await Bun.sleep(deletionPauseMs);
-  }
+    if (!found.isHeld) return found;
+    if (patient) return null;
+    throw await inUse(db, found);
+  });
 }
 
 /** Forget what the switch is known by, its key and its serial number: the next ones that it presents are taken for its own. */
@@ -133,15 +140,8 @@ export const driftReason = "the last check found something else on it.";
 /** Why a port is suspect that was registered just now. */
 export const freshPort = "haas has not read it back since it was registered.";
 
-/** How long a call waits for ports that were registered just now, and how often it looks. */
-const freshWaitMs = 15_000;
-const freshPauseMs = 100;
-
-/** Try until it can be done. `attempt`, which reads everything anew, returns false when a port is too fresh, and it is told to be patient. */
-export async function onceRead(attempt: (patient: boolean) => Promise<boolean>): Promise<void> {
-  const deadline = new Deadline(freshWaitMs);
-  while (!(await attempt(!deadline.passed))) await Bun.sleep(freshPauseMs);
-}
+/** How long a call waits for ports that were registered just now. */
+export const freshWaitMs = 15_000;
 
 /** Register a port, and queue the change that makes it carry nothing. Until that is done it is suspect. */
 export async function registerPort(ctx: Context, caller: Caller, switchLabel: string, label: string): Promise<void> {
@@ -239,22 +239,32 @@ export async function connectNic(
   nicLabel: string,
 ): Promise<void> {
   const taken = () => duplicate(`Port ${quote(label)} or nic ${quote(nicLabel)} of node ${quote(nodeLabel)} is connected already.`);
-  const plugIn = (patient: boolean) =>
-    writeAsAdmin(db, caller, async (tx) => {
-      const port = await getPort(tx, switchLabel, label);
-      const node = await getNode(tx, nodeLabel);
-      const nic = await getNic(tx, node, nicLabel);
-      if (nic.port_id !== null || (await nicOnPort(tx, port.id))) throw taken();
-      if ((port.suspect ?? port.drift) !== null && node.project_id !== null) {
-        if (patient && port.suspect === freshPort) return false;
-        throw blocked(
-          `Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect ?? driftReason}`,
-        );
-      }
-      await tx.updateTable("nic").set({ port_id: port.id }).where("id", "=", nic.id).execute();
-      return true;
-    });
-  await onceRead((patient) => translate(plugIn(patient), { onUnique: taken }));
+  /** Null when the port is too fresh, and there is time to wait. */
+  const check = async (db: Db, patient: boolean) => {
+    requireAdmin(await caller.rights(db));
+    const port = await getPort(db, switchLabel, label);
+    const node = await getNode(db, nodeLabel);
+    const nic = await getNic(db, node, nicLabel);
+    if (nic.port_id !== null || (await nicOnPort(db, port.id))) throw taken();
+    if ((port.suspect ?? port.drift) !== null && node.project_id !== null) {
+      if (patient && port.suspect === freshPort) return null;
+      throw blocked(
+        `Port ${quote(label)} is not known to carry nothing, and node ${quote(nodeLabel)} is in a project: ${port.suspect ?? driftReason}`,
+      );
+    }
+    return { port, nic };
+  };
+  const mayGoOn = async () => (await check(db, true)) !== null;
+  await inTurn(db, caller, freshWaitMs, mayGoOn, (patient) =>
+    translate(
+      write(db, async (tx) => {
+        const found = await check(tx, patient);
+        if (found) await tx.updateTable("nic").set({ port_id: found.port.id }).where("id", "=", found.nic.id).execute();
+        return found;
+      }),
+      { onUnique: taken },
+    ),
+  );
 }
 
 export async function detachNic(db: Db, caller: Caller, switchLabel: string, label: string): Promise<void> {

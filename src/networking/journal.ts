@@ -3,7 +3,7 @@ import { databaseTime, isPast, timeLeft } from "../db/clock.ts";
 import type { Flag, Tables } from "../db/tables.ts";
 import { type Db, isPostgres, type Tx, write } from "../db/transaction.ts";
 import type { PortState } from "../hardware/switches/driver.ts";
-import { type Lease, takeLease } from "./lease.ts";
+import { type Lease, takeLease, writeTaking } from "./lease.ts";
 
 // All the SQL of the journal: the durable queue of changes to switch ports.
 //
@@ -255,7 +255,7 @@ const twoHolders = "haas took its switch over from a process that may still writ
  * has been over for as long as a lease lasts: with every line it asks whether it still has it.
  */
 export async function leaseSwitch(db: Db, switchId: number, ms: number): Promise<Lease | null> {
-  return write(db, async (tx) => {
+  return writeTaking(db, async (tx) => {
     const lease = await takeLease(tx, "switch", switchId, ms);
     if (!lease) return null;
     await tx

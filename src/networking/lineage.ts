@@ -1,4 +1,5 @@
 import { sql } from "kysely";
+import { codeOf } from "../db/away.ts";
 import {
   declareGone,
   declareOverwritten,
@@ -54,6 +55,7 @@ export interface Lineage {
 export async function trackLineage(db: Db, file: StateFile, log: Log, replaced: string | null): Promise<Lineage> {
   const { remembered, adopted } = await write(db, async (tx) => {
     const found = readFile(file);
+    if (found instanceof StateFileError && found.forNow) throw found;
     const why = replaced === null ? await mismatch(tx, found) : `haas had lost its database: ${replaced}`;
     const server = found instanceof StateFileError || found === null ? crypto.randomUUID() : found.server;
     if (why === null && found !== null && !(found instanceof StateFileError)) return { remembered: found, adopted: null };
@@ -82,6 +84,8 @@ export const untracked = (db: Db): Lineage => ({
 
 class TrackedLineage implements Lineage {
   readonly gone: Promise<string>;
+  /** It was said that the state file can't be used. */
+  #told = false;
 
   static async begin(db: Db, file: StateFile, log: Log, remembered: Remembered): Promise<TrackedLineage> {
     const lineage = new TrackedLineage(db, file, log, remembered);
@@ -122,7 +126,7 @@ class TrackedLineage implements Lineage {
       const next = crypto.randomUUID();
       const remembered: Remembered = { server: found.server, ...position, marks: [mark, next], main: mainFile(found) };
       // First, so that it knows both marks, whether this transaction is committed or not.
-      this.file.write(remembered);
+      this.#writeFile(remembered);
       await setMark(tx, found.server, next);
       return remembered;
     });
@@ -134,7 +138,7 @@ class TrackedLineage implements Lineage {
       // Unless another process of this server is further already.
       if ((await markOf(tx, found.server)) !== mark) return found;
       const remembered: Remembered = { ...found, ...position, marks: [mark, mark] };
-      this.file.write(remembered);
+      this.#writeFile(remembered);
       return remembered;
     });
   }
@@ -142,10 +146,34 @@ class TrackedLineage implements Lineage {
   /** What stands in the file; from memory when somebody has deleted it. */
   #readFile(): Remembered {
     const found = readFile(this.file);
+    if (found instanceof StateFileError && found.forNow) throw this.#fileAway(found);
     if (found instanceof StateFileError) throw declareGone(this.db, `what this server remembers of it is lost: ${found.message}`);
     if (found) return found;
     this.log.warning("the state file was gone, and is written again", { state_file: this.file.path });
     return this.remembered;
+  }
+
+  #writeFile(remembered: Remembered): void {
+    try {
+      this.file.write(remembered);
+    } catch (error) {
+      throw error instanceof StateFileError && error.forNow ? this.#fileAway(error) : error;
+    }
+    if (!this.#told) return;
+    this.#told = false;
+    this.log.info("the state file can be used again", { state_file: this.file.path });
+  }
+
+  /** Requests do without the file, but nothing is sent to a switch. Said once. */
+  #fileAway(cause: Error): UnavailableError {
+    if (!this.#told) {
+      this.log.error("the state file can't be used; no port is changed until it can", { why: cause.message });
+    }
+    this.#told = true;
+    return new UnavailableError(`The state file of this server can't be used at the moment: ${cause.message}.`, {
+      cause,
+      tenant: "haas can't use its disk at the moment.",
+    });
   }
 
   async look(): Promise<void> {
@@ -166,9 +194,9 @@ class TrackedLineage implements Lineage {
       }
       await this.#lookAtFile(now);
     } catch (error) {
-      if (error instanceof UnavailableError || goneReason(db) !== null) return;
-      const code = error instanceof Error && "code" in error ? String(error.code) : "";
-      if (absentCodes.has(code)) declareGone(db, `it was removed under the running server (${messageOf(error)})`);
+      if (goneReason(db) !== null) return;
+      const cause = error instanceof UnavailableError ? error.cause : error;
+      if (absentCodes.has(codeOf(cause))) declareGone(db, `it was removed under the running server (${messageOf(cause)})`);
       // Otherwise it is away for the moment, and whoever needs it says so.
     }
   }

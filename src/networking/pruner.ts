@@ -3,7 +3,7 @@ import { type ExpressionBuilder, sql } from "kysely";
 import type { Context } from "../context.ts";
 import type { Tables } from "../db/tables.ts";
 import { type Db, write } from "../db/transaction.ts";
-import { messageOf } from "../errors.ts";
+import { messageOf, UnavailableError } from "../errors.ts";
 
 /** How often to look, and how much one look may delete: a clock that is wrong does not empty the journal at once. */
 const lookEveryMs = 10 * 60_000;
@@ -27,7 +27,12 @@ export function startPruner(ctx: Context): Pruner {
     while (!signal.aborted) {
       const wasSet = Math.abs(Date.now() - performance.now() - startedAt) > clockSlackMs;
       if (wasSet) ctx.log.warning("the clock was set: old networking actions are not deleted before the next start");
-      else await prune(ctx, signal).catch((error: unknown) => ctx.log.error("old actions can't be deleted", { error: messageOf(error) }));
+      else {
+        await prune(ctx, signal).catch((error: unknown) => {
+          // That the database is away is told once, and these can wait.
+          if (!(error instanceof UnavailableError)) ctx.log.error("old actions can't be deleted", { error: messageOf(error) });
+        });
+      }
       await sleep(lookEveryMs, undefined, { signal }).catch(() => {});
     }
   };

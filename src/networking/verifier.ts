@@ -3,7 +3,7 @@ import { sql, type SqlBool } from "kysely";
 import type { Context } from "../context.ts";
 import { calendarNow } from "../db/clock.ts";
 import { type Db, write } from "../db/transaction.ts";
-import { HaasError, messageOf } from "../errors.ts";
+import { HaasError, messageOf, UnavailableError } from "../errors.ts";
 import { describePort, samePort } from "../hardware/switches/driver.ts";
 import { readEach } from "./drift.ts";
 import { portsOf } from "./journal.ts";
@@ -20,6 +20,8 @@ const stopTimeoutMs = 20_000;
 const clockSlackMs = 30_000;
 
 export interface Verifier {
+  /** Look for what is due now. */
+  wake(): void;
   /** Begin no more checks, let those in hand end, and return; in bounded time. */
   stop(): Promise<void>;
 }
@@ -45,6 +47,10 @@ class DriftVerifier implements Verifier {
     this.#running = this.#loop();
   }
 
+  wake(): void {
+    void this.#lookOrTell();
+  }
+
   async stop(): Promise<void> {
     this.#stopping.abort();
     // What is cut off has changed nothing, and whoever comes next sees that the holder of the lease is gone.
@@ -55,9 +61,19 @@ class DriftVerifier implements Verifier {
   async #loop(): Promise<void> {
     const { signal } = this.#stopping;
     while (!signal.aborted) {
-      await this.#look().catch((error: unknown) => this.ctx.log.error("no switch can be checked", { error: messageOf(error) }));
+      await this.#lookOrTell();
       await sleep(Math.min(lookEveryMs, this.intervalMs), undefined, { signal }).catch(() => {});
     }
+  }
+
+  async #lookOrTell(): Promise<void> {
+    await this.#look().catch((error: unknown) => this.#tell("no switch can be checked", error));
+  }
+
+  /** That the database is away is told once. */
+  #tell(what: string, error: unknown, label?: string): void {
+    if (error instanceof UnavailableError) return;
+    this.ctx.log.error(what, { ...(label !== undefined && { switch: label }), error: messageOf(error) });
   }
 
   /** Start on the switches that are due. */
@@ -65,7 +81,7 @@ class DriftVerifier implements Verifier {
     for (const row of await dueSwitches(this.ctx.db, this.intervalMs).execute()) {
       if (this.#stopping.signal.aborted || this.#inHand.has(row.id) || this.#inHand.size >= checkLimit) continue;
       const check = verify(this.ctx, row, this.intervalMs)
-        .catch((error: unknown) => this.ctx.log.error("a check was not recorded", { switch: row.label, error: messageOf(error) }))
+        .catch((error: unknown) => this.#tell("a check was not recorded", error, row.label))
         .finally(() => this.#inHand.delete(row.id));
       this.#inHand.set(row.id, check);
     }
@@ -97,6 +113,7 @@ async function verify(ctx: Context, row: SwitchRow, intervalMs: number): Promise
   } catch (error) {
     // It is busy, and still due.
     if (error instanceof HaasError && error.type === "BlockedError") return;
+    if (error instanceof UnavailableError) throw error;
     const told = error instanceof HaasError && error.type !== "ServerError" ? error.message : "haas itself failed; its log says more.";
     ctx.log.warning("a switch could not be checked", { switch: row.label, error: messageOf(error) });
     await record(ctx.db, row.id, told, new Map());

@@ -1,7 +1,7 @@
 import type { Context } from "../context.ts";
 import { longestPauseMs } from "../db/clock.ts";
 import { Deadline } from "../deadline.ts";
-import { HaasError, messageOf, quote, SessionLostError, SwitchError } from "../errors.ts";
+import { HaasError, messageOf, quote, SessionLostError, SwitchError, UnavailableError } from "../errors.ts";
 import { describePort, emptyPort, type PortState, samePort } from "../hardware/switches/driver.ts";
 import {
   type BusySwitch,
@@ -51,6 +51,8 @@ class NetworkWorker implements Worker {
   readonly #inHand = new Map<number, Promise<void>>();
   /** For how long a switch that could not be reached is left alone, and why. */
   readonly #unreachable = new Map<number, { failures: number; over: Deadline; reason: string }>();
+  /** Ports that were cut off while they were changed, by switch, before the database knows. */
+  readonly #doubts: { switchId: number; portIds: number[] }[] = [];
   #stopping = false;
   #woken = false;
   #endSleep: (() => void) | null = null;
@@ -90,7 +92,8 @@ class NetworkWorker implements Worker {
         const due = await nextDueInMs(this.ctx.db);
         if (due !== null) pauseMs = Math.min(pauseMs, Math.max(due, 50));
       } catch (error) {
-        this.ctx.log.error("the journal can't be read", { error: messageOf(error) });
+        // That it is away is told once.
+        if (!(error instanceof UnavailableError)) this.ctx.log.error("the journal can't be read", { error: messageOf(error) });
         pauseMs = databaseRetryMs;
       }
       // At least one turn of the event loop, whatever wakes the worker.
@@ -111,6 +114,7 @@ class NetworkWorker implements Worker {
   /** Start on every switch that has something due; how many. Switches proceed independently of each other. */
   async look(): Promise<number> {
     let started = 0;
+    await this.#recordDoubts();
     for (const busy of await busySwitches(this.ctx.db)) {
       if (this.#stopping || this.#inHand.has(busy.id) || this.#inHand.size >= switchLimit) continue;
       const wait = this.#unreachable.get(busy.id);
@@ -123,6 +127,11 @@ class NetworkWorker implements Worker {
       started++;
       const work = this.#serve(busy, held)
         .catch((error) => {
+          // No failure of the switch, and told already.
+          if (error instanceof UnavailableError) {
+            const failures = this.#unreachable.get(busy.id)?.failures ?? 0;
+            return void this.#unreachable.set(busy.id, { failures, over: new Deadline(databaseRetryMs), reason: reasonOf(error) });
+          }
           // At the end of the process there may be no database any more, and nothing is lost by that.
           if (!this.#stopping)
             this.ctx.log.error("a switch's actions were left for later", { switch: busy.label, error: messageOf(error) });
@@ -150,6 +159,7 @@ class NetworkWorker implements Worker {
           try {
             await held.session();
           } catch (error) {
+            if (error instanceof UnavailableError) throw error;
             if (!this.#stopping) await this.#cannotOpen(busy, held, error);
             return;
           }
@@ -189,12 +199,20 @@ class NetworkWorker implements Worker {
       }
     } finally {
       await held.release();
-      if (inHand.length > 0)
-        await doubt(
-          db,
-          busy.id,
-          inHand.map(({ portId }) => portId),
-        );
+      if (inHand.length > 0) this.#doubts.push({ switchId: busy.id, portIds: inHand.map(({ portId }) => portId) });
+      await this.#recordDoubts();
+    }
+  }
+
+  /** While the database is away they are kept. */
+  async #recordDoubts(): Promise<void> {
+    for (let first = this.#doubts.shift(); first; first = this.#doubts.shift()) {
+      try {
+        await doubt(this.ctx.db, first.switchId, first.portIds);
+      } catch (error) {
+        if (error instanceof UnavailableError) this.#doubts.push(first);
+        throw error;
+      }
     }
   }
 
@@ -210,6 +228,8 @@ class NetworkWorker implements Worker {
   ): Promise<SessionLostError | null> {
     /** What failed concerns these actions, and, when the session was lost, the others as well. */
     const failed = (error: unknown, concerned: readonly DueAction[]): SessionLostError | null => {
+      // Not of the ports: haas can't ask whether it may go on.
+      if (error instanceof UnavailableError) throw error;
       for (const action of concerned) failures.set(action, error);
       return error instanceof SessionLostError ? error : null;
     };
@@ -229,7 +249,7 @@ class NetworkWorker implements Worker {
         await held.call(ports, (session) => session.readPorts(ports));
       } catch (error) {
         // Otherwise the port that can't be read is told below.
-        if (error instanceof SessionLostError) return failed(error, actions);
+        if (error instanceof SessionLostError || error instanceof UnavailableError) return failed(error, actions);
       }
     }
     for (const group of alike(applied())) {
@@ -295,7 +315,7 @@ class NetworkWorker implements Worker {
     try {
       return await held.call(ports, (session) => session.readPorts(ports));
     } catch (error) {
-      if (error instanceof SessionLostError) return failed(error, actions)!;
+      if (error instanceof SessionLostError || error instanceof UnavailableError) return failed(error, actions)!;
     }
     const found = new Map<string, PortState>();
     for (const action of actions) {
@@ -376,6 +396,7 @@ function retryDelayMs(attempts: number): number {
 /** Why something failed, as tenants may read it: a device's words, but not those of a database. */
 function reasonOf(error: unknown, port?: string): string {
   if (!(error instanceof HaasError) || error.type === "ServerError") return "haas itself failed; its log says more.";
+  if (error instanceof UnavailableError) return error.tenant ?? error.message;
   const { message } = error;
   return port === undefined || message.includes(quote(port)) ? message : `${message} Port ${quote(port)} waits for it.`;
 }

@@ -4,6 +4,7 @@ import { type Identity, requireAdmin, type Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import { HaasError, noSuchPath, validation } from "../errors.ts";
 import type { Arrival } from "../http/arrival.ts";
+import { InHand } from "../http/in-hand.ts";
 import { markNumbers, parseJson } from "../http/json.ts";
 import { isLabel, isPortLabel, isPrintable, labelLimitBytes } from "../inventory/labels.ts";
 
@@ -22,6 +23,8 @@ export interface RequestFacts {
   readonly receivedAt: number;
   /** Filled in by authentication. */
   identity: Identity | null;
+  /** Called when the request is answered. */
+  ended: () => void;
 }
 
 export const factsOf = new WeakMap<Request, RequestFacts>();
@@ -81,11 +84,14 @@ export const json = (text: string) => new Response(text, { headers: { "content-t
 export const identify = async (ctx: Context, request: Request): Promise<Identity> =>
   ctx.authenticator.authenticate(request.headers.get("authorization"), factsOf.get(request)!.arrival.address);
 
+const calls = new InHand(256, "calls");
+
 /** Who sent a request, as it was found first. */
 async function signIn(ctx: Context, request: Request): Promise<Identity> {
   const facts = factsOf.get(request)!;
   if (facts.identity) return facts.identity;
   facts.identity = await identify(ctx, request);
+  facts.ended = calls.begin(facts.identity.caller);
   if (facts.identity.caller.user !== null) facts.arrival.signedIn();
   return facts.identity;
 }

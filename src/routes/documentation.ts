@@ -1,6 +1,7 @@
 import { swagger } from "@elysiajs/swagger";
 import { Elysia } from "elysia";
 import { createHash } from "node:crypto";
+import { madeOnce } from "../http/answer.ts";
 import bundle from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 
@@ -50,7 +51,7 @@ class Kept {
   answer(ifNoneMatch: string | null): Response {
     const tags = ifNoneMatch?.split(",").map((tag) => tag.trim().replace(/^W\//, "")) ?? [];
     const known = tags.includes(this.headers.etag) || tags.includes("*");
-    return known ? new Response(null, { status: 304, headers: this.headers }) : new Response(this.bytes, { headers: this.headers });
+    return known ? new Response(null, { status: 304, headers: this.headers }) : madeOnce(this.bytes, { headers: this.headers });
   }
 }
 const hide = { detail: { hide: true } };

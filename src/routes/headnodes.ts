@@ -3,11 +3,13 @@ import type { Rights } from "../auth/caller.ts";
 import type { Context } from "../context.ts";
 import * as headnodes from "../inventory/headnodes.ts";
 import { HeadnodeError, messageOf, validation } from "../errors.ts";
+import { InHand } from "../http/in-hand.ts";
 import { refuseForeignPage } from "../http/origin.ts";
 import { Tunnel } from "../tunnel.ts";
 import { controller, empty, factsOf, identify, label, names, nothing, object, reference, responses } from "./controller.ts";
 
 const detail = { tags: ["Headnodes"] };
+const displays = new InHand(32, "displays");
 const headnode = label("Name of the headnode", "hn1");
 const params = object({ headnode });
 const hnicParams = object({ headnode, hnic: label("Name of the hnic, unique within its headnode", "eth0") });
@@ -116,7 +118,9 @@ export const headnodeRoutes = (ctx: Context) =>
         refuseForeignPage(request.headers, factsOf.get(request)!.arrival.encrypted);
         const port = await headnodes.displayOf(ctx, rights, params.headnode);
         if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") throw validation("This call is a WebSocket.");
-        const tunnel = await Tunnel.connect(port).catch((error: unknown) => {
+        const ended = displays.begin(caller);
+        const tunnel = await Tunnel.connect(port, ended).catch((error: unknown) => {
+          ended();
           throw new HeadnodeError(`The display of headnode '${params.headnode}' does not answer: ${messageOf(error)}.`);
         });
         // The right to it may be gone since the call came, and may be taken away meanwhile.
@@ -129,8 +133,8 @@ export const headnodeRoutes = (ctx: Context) =>
         const binary =
           request.headers
             .get("sec-websocket-protocol")
-            ?.split(/\s*,\s*/)
-            .includes("binary") ?? false;
+            ?.split(",")
+            .some((protocol) => protocol.trim() === "binary") ?? false;
         if (factsOf.get(request)?.arrival.upgrade?.(tunnel, binary ? { "sec-websocket-protocol": "binary" } : {})) return;
         tunnel.close();
         throw validation("This is no complete WebSocket handshake.");

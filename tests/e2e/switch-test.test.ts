@@ -454,7 +454,7 @@ test("SSH algorithms that are too old; what the page says to do about it helps",
 
       connect  FAILED  TIME
 
-    Reason: Switch 'sw': no SSH algorithm is known to both sides (Handshake failed: no matching key exchange algorithm); an old switch may need legacy_algorithms.
+    Reason: Switch 'sw': no SSH algorithm is known to both sides: for the key exchange it offers only diffie-hellman-group14-sha1; an old switch may need legacy_algorithms.
 
     - An old switch may need the old SSH algorithms: register it with --legacy-algorithms.
     - A registration can't be changed: to register it anew, delete its ports first, then the switch (haas switch_delete sw).

@@ -1,7 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { administrator } from "../../src/auth/caller.ts";
+import { databaseTime } from "../../src/db/clock.ts";
+import { openDatabase } from "../../src/db/open.ts";
 import { write } from "../../src/db/transaction.ts";
 import { notPermitted } from "../../src/errors.ts";
 import { libvirt } from "../../src/hardware/headnodes/libvirt.ts";
@@ -9,7 +12,8 @@ import { switchTypePrefix } from "../../src/hardware/switches/index.ts";
 import { freshPort } from "../../src/inventory/switches.ts";
 import { createUser } from "../../src/inventory/users.ts";
 import { startConsole } from "../sim/console.ts";
-import { type Answer, databases, mockObm, mockSwitch, scratch, type Service, startService } from "../support/service.ts";
+import { startServer } from "../support/server.ts";
+import { type Answer, databases, makeRack, mockObm, mockSwitch, scratch, type Service, startService } from "../support/service.ts";
 import { untilWithin } from "../support/until.ts";
 
 // What waits for something reads its rights again when it acts. BMCs are in rights.test.ts.
@@ -191,6 +195,260 @@ describe.each(databases)("what waits, on %s", (kind) => {
     }
   });
 });
+
+/** Somebody in another process, on another machine, who lives. */
+const elsewhere = "elsewhere 1 1";
+
+describe.each(databases)("calls that wait, on %s,", (kind) => {
+  let service: Service;
+  const as = (user: string, method: string, path: string, body?: unknown): Promise<Answer> =>
+    service.call(method, path, body, { authorization: `Basic ${btoa(`${user}:pw`)}` });
+  const root = (method: string, path: string, body?: unknown) => as("root", method, path, body);
+  /** How many transactions that write there were. */
+  const writes = async () => (await service.ctx.db.selectFrom("lineage").select("counter").executeTakeFirstOrThrow()).counter;
+  const times = <T>(count: number, call: () => Promise<T>) => Array.from({ length: count }, () => call());
+  const later = () => databaseTime(service.ctx.db, 50_000);
+  const tally = (answers: Answer[]) =>
+    Object.fromEntries([...Map.groupBy(answers, ({ status }) => status)].map(([status, of]) => [status, of.length]));
+
+  beforeEach(async () => {
+    service = await startService(kind, { auth: "database" });
+    const { db } = service.ctx;
+    for (const user of ["root", "alice", "bob"]) await createUser(db, administrator, user, "pw", user === "root");
+    const setup: [string, string, unknown?][] = [
+      ["PUT", "/project/p"],
+      ["POST", "/auth/basic/user/alice/add_project", { project: "p" }],
+      ["POST", "/auth/basic/user/bob/add_project", { project: "p" }],
+      ["PUT", "/switch/sw", mockSwitch],
+      ["PUT", "/switch/bare", { ...mockSwitch, hostname: "other" }],
+      ["PUT", "/switch/sw/port/p1"],
+      ["PUT", "/switch/sw/port/p2"],
+      ...["fresh", "taken", "idle"].map((node): [string, string, unknown] => ["PUT", `/node/${node}`, { obm: { ...mockObm, host: node } }]),
+      ["PUT", "/node/fresh/nic/nic", { macaddr: "m" }],
+      ["PUT", "/node/taken/nic/nic", { macaddr: "m" }],
+      ["POST", "/switch/sw/port/p1/connect_nic", { node: "fresh", nic: "nic" }],
+      ["POST", "/project/p/connect_node", { node: "taken" }],
+      ["PUT", "/headnode/h", { project: "p", base_img: "img1" }],
+    ];
+    for (const [method, path, body] of setup) expect([path, (await root(method, path, body)).status]).toEqual([path, 200]);
+    for (const user of ["alice", "bob"]) await as(user, "GET", "/networks");
+    await service.apply();
+    await db.updateTable("port").set({ suspect: freshPort }).execute();
+  });
+  afterEach(() => service.stop());
+
+  test("write nothing while they wait, are bounded for each user, and hold up nobody", async () => {
+    const { db } = service.ctx;
+    const before = await writes();
+    const refused: Answer[] = [];
+    const calls = times(60, async () => {
+      const answer = await as("alice", "POST", "/project/p/connect_node", { node: "fresh" });
+      if (answer.status === 429) refused.push(answer);
+      return answer;
+    });
+    await until("those that are too many are refused", () => refused.length === 44);
+    for (const { body, headers } of refused) {
+      expect(body).toEqual({ type: "TooManyRequestsError", msg: "16 of your calls wait already; try again when some of them are done." });
+      expect(headers.get("retry-after")).toBe("5");
+    }
+    const others = as("bob", "POST", "/project/p/connect_node", { node: "fresh" });
+    await Bun.sleep(1_000);
+    expect(await writes()).toBe(before);
+    expect((await root("PUT", "/project/q")).status).toBe(200);
+    // What needs no waiting needs no place.
+    expect((await as("alice", "POST", "/project/p/connect_node", { node: "idle" })).status).toBe(200);
+    expect(refused.length).toBe(44);
+    await db.updateTable("port").set({ suspect: null }).execute();
+    const answers = await Promise.all([...calls, others]);
+    expect(tally(answers)).toEqual({ 200: 1, 409: 16, 429: 44 });
+    // The places are free again.
+    await db.updateTable("port").set({ suspect: freshPort }).execute();
+    expect((await root("POST", "/project/p/detach_node", { node: "fresh" })).status).toBe(200);
+    const again = times(16, () => as("alice", "POST", "/project/p/connect_node", { node: "fresh" }));
+    await Bun.sleep(300);
+    await db.updateTable("port").set({ suspect: null }).execute();
+    expect(tally(await Promise.all(again))).toEqual({ 200: 1, 409: 15 });
+  });
+
+  interface Wait {
+    user: string;
+    method: string;
+    path: string;
+    body?: unknown;
+    /** Make it wait, and let it go on. */
+    begin(): Promise<unknown>;
+    end(): Promise<unknown>;
+    /** Statuses that its calls end with, besides 429. */
+    ends: number[];
+    /** Transactions that a call may need before it waits. */
+    first?: number;
+  }
+  const held = { begin: () => holdNode("taken", `x ${elsewhere}`), end: () => holdNode("taken", null) };
+  const holdNode = (label: string, hold: string | null) =>
+    service.ctx.db
+      .updateTable("node")
+      .set({ hold, hold_until: hold === null ? 0 : later() })
+      .where("label", "=", label)
+      .execute();
+  const command = (label: string) => ({
+    async begin() {
+      const { db } = service.ctx;
+      const { id } = await db.selectFrom("node").select("id").where("label", "=", label).executeTakeFirstOrThrow();
+      await db.insertInto("obm_command").values({ node_id: id, user_id: null, ends_by: later() }).execute();
+    },
+    end: () => service.ctx.db.deleteFrom("obm_command").execute(),
+  });
+  const lease = (table: "switch" | "headnode", label: string) => {
+    const set = (lease_owner: string | null) =>
+      service.ctx.db
+        .updateTable(table as "switch")
+        .set({ lease_owner, lease_until: lease_owner === null ? 0 : later() })
+        .where("label", "=", label)
+        .execute();
+    return { begin: () => set(elsewhere), end: () => set(null) };
+  };
+  const fresh = { begin: async () => {}, end: () => service.ctx.db.updateTable("port").set({ suspect: null }).execute() };
+
+  test.each<[string, Wait]>([
+    [
+      "a detachment, for another call",
+      { user: "alice", method: "POST", path: "/project/p/detach_node", body: { node: "taken" }, ...held, ends: [200, 404, 409] },
+    ],
+    [
+      "an allocation, for a BMC",
+      { user: "alice", method: "POST", path: "/project/p/connect_node", body: { node: "idle" }, ...command("idle"), ends: [200, 409] },
+    ],
+    [
+      "forbidding the OBM, for a BMC",
+      { user: "alice", method: "PUT", path: "/node/taken/obm", body: { enabled: false }, ...command("taken"), ends: [200], first: 1 },
+    ],
+    [
+      "a headnode's call, for another one",
+      { user: "alice", method: "POST", path: "/headnode/h/stop", ...lease("headnode", "h"), ends: [200] },
+    ],
+    [
+      "the deletion of a headnode, for another call",
+      { user: "alice", method: "DELETE", path: "/headnode/h", ...lease("headnode", "h"), ends: [200, 404] },
+    ],
+    [
+      "a cable, for a fresh port",
+      {
+        user: "root",
+        method: "POST",
+        path: "/switch/sw/port/p2/connect_nic",
+        body: { node: "taken", nic: "nic" },
+        ...fresh,
+        ends: [200, 409],
+      },
+    ],
+    ["the deletion of a node, for a BMC", { user: "root", method: "DELETE", path: "/node/idle", ...command("idle"), ends: [200, 404] }],
+    [
+      "the deletion of a switch, for who has it",
+      { user: "root", method: "DELETE", path: "/switch/bare", ...lease("switch", "bare"), ends: [200, 404], first: 1 },
+    ],
+  ])("%s, write nothing meanwhile, and have their places", async (_, { user, method, path, body, begin, end, ends, first = 0 }) => {
+    const places = user === "root" ? 64 : 16;
+    await begin();
+    const before = await writes();
+    const answers: Answer[] = [];
+    const calls = times(places + 10, async () => {
+      const answer = await as(user, method, path, body);
+      answers.push(answer);
+      return answer;
+    });
+    await until("those that are too many are refused", () => answers.length >= 10);
+    let began = -1;
+    await until("what they do before they wait is done", async () => {
+      const last = began;
+      began = await writes();
+      return began === last;
+    });
+    await Bun.sleep(700);
+    expect(tally(answers)).toEqual({ 429: 10 });
+    // The refused ones, too: whoever has the switch is told that it is wanted.
+    expect(began - before).toBeLessThanOrEqual(first * (places + 10));
+    expect(await writes()).toBe(began);
+    await end();
+    const all = await Promise.all(calls);
+    const others = all.filter(({ status }) => status !== 429);
+    expect(others.length).toBe(places);
+    for (const { status } of others) expect(ends).toContain(status);
+    expect(others.some(({ status }) => status === 200)).toBe(true);
+  });
+
+  test("whoever may not do it, or names what does not exist, is told so at once", async () => {
+    const before = await writes();
+    expect((await as("alice", "DELETE", "/node/idle")).status).toBe(401);
+    expect((await as("alice", "DELETE", "/switch/bare")).status).toBe(401);
+    expect((await as("alice", "POST", "/switch/sw/port/p2/connect_nic", { node: "taken", nic: "nic" })).status).toBe(401);
+    expect((await root("DELETE", "/node/nope")).status).toBe(404);
+    expect((await root("DELETE", "/switch/nope")).status).toBe(404);
+    expect((await root("POST", "/switch/sw/port/p9/connect_nic", { node: "taken", nic: "nic" })).status).toBe(404);
+    expect((await as("alice", "POST", "/project/q/connect_node", { node: "fresh" })).status).toBe(404);
+    expect((await as("alice", "POST", "/headnode/nope/stop")).status).toBe(404);
+    expect(await writes()).toBe(before);
+  });
+});
+
+test("where everybody is an administrator, all together have more places", async () => {
+  const service = await startService("sqlite");
+  try {
+    await makeRack(service, { nodes: 1, projects: ["p"] });
+    await service.apply();
+    await service.ctx.db.updateTable("port").set({ suspect: freshPort }).execute();
+    const statuses: number[] = [];
+    const calls = Array.from({ length: 300 }, async () => {
+      statuses.push((await service.call("POST", "/project/p/connect_node", { node: "n1" })).status);
+    });
+    await until("those that are too many are refused", () => statuses.length >= 44);
+    await Bun.sleep(200);
+    expect(statuses).toEqual(Array.from({ length: 44 }, () => 429));
+    await service.ctx.db.updateTable("port").set({ suspect: null }).execute();
+    await Promise.all(calls);
+    expect(statuses.filter((status) => status === 200).length).toBe(1);
+  } finally {
+    await service.stop();
+  }
+}, 60_000);
+
+test("clients that go away while their calls wait leave the places at the end of the wait, at the latest", async () => {
+  const place = scratch();
+  const uri = `sqlite:///${join(place.path, "haas.db")}`;
+  const server = await startServer({ kind: "sqlite", uri, networks: false });
+  const db = await openDatabase(uri);
+  const port = Number(new URL(server.url).port);
+  const put = async (method: string, path: string, body?: unknown) =>
+    expect((await fetch(`${server.url}${path}`, { method, ...(body !== undefined && { body: JSON.stringify(body) }) })).status).toBe(200);
+  try {
+    await put("PUT", "/project/p");
+    await put("PUT", "/switch/sw", mockSwitch);
+    await put("PUT", "/switch/sw/port/p1");
+    await put("PUT", "/node/n", { obm: mockObm });
+    await put("PUT", "/node/n/nic/nic", { macaddr: "m" });
+    await put("POST", "/switch/sw/port/p1/connect_nic", { node: "n", nic: "nic" });
+    await db.updateTable("port").set({ suspect: freshPort }).execute();
+    const body = JSON.stringify({ node: "n" });
+    const sockets = Array.from({ length: 256 }, () => {
+      const socket = connect(port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(`POST /project/p/connect_node HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+      return socket;
+    });
+    const tried = () =>
+      fetch(`${server.url}/project/p/connect_node`, { method: "POST", body, signal: AbortSignal.timeout(500) }).then(
+        ({ status }) => status,
+        () => "it waits",
+      );
+    await until("all places are taken", async () => (await tried()) === 429);
+    for (const socket of sockets) socket.destroy();
+    await until("places are free again", async () => (await tried()) === "it waits");
+    await put("PUT", "/project/q");
+  } finally {
+    await db.destroy();
+    await server.stop();
+    place.remove();
+  }
+}, 60_000);
 
 /** Every change that only administrators may make, on something that allows it. */
 const changes: [string, string, unknown?][] = [

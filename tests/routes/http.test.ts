@@ -17,7 +17,7 @@ const refused: { id: string; type: string }[] = [];
 let slow: Front;
 
 beforeAll(async () => {
-  service = await startService("sqlite");
+  service = await startService("sqlite", { more: "[general]\nhosts = haas, other, a, lab, a.example, 10.0.0.1\n" });
   const app = {
     handle: (request: Request, arrival?: Arrival) => {
       addresses.push(arrival?.address ?? "none");

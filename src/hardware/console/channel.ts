@@ -1,5 +1,6 @@
-import { redact } from "../command.ts";
-import { Screen } from "./screen.ts";
+import { noteWork } from "../../watchdog.ts";
+import { redact, redactBeginning } from "../command.ts";
+import { lineLimitCharacters, Screen } from "./screen.ts";
 import { ConsoleLost, LoginRefused, type Transport } from "./transport.ts";
 
 /** What a kind of console says and expects, beyond the prompts of its modes. */
@@ -51,22 +52,29 @@ const wakeMs = 3_000;
 const pokeLimit = 3;
 const probes = 5;
 const pagesPerCommand = 5_000;
-/** More than any device says in answer to one command, or before it lets somebody in. */
+/** More than any device says in answer to one command, or before it lets somebody in: as it comes, and as it shows. */
 const outputLimitCharacters = 4 * 1024 * 1024;
-const lineLimitCharacters = 16 * 1024;
+/** `show` of every port of the largest switches has 15,000. */
+const outputLimitLines = 25_000;
 /** A prompt that something was written behind is among the last lines. */
 const buriedDepthLines = 20;
 /** A device that drips never is silent; so a command ends after so many times the silence that is allowed. */
 const silencesPerCommand = 10;
+/** A line that is longer is neither a prompt nor a question. */
+const promptLimitCharacters = 512;
 const wordsLimit = 200;
+/** From so many characters of what a device says its words are taken; the line that says why is among so many lines. */
+const wordsSoughtCharacters = 4_096;
+const lastWordsLines = 50;
 const unmistakableLength = 12;
 /** More than an echo is long, log lines in front of it included. */
 const heardLimit = 4_096;
+const heardLimitLines = 64;
 
 // The line must be nothing else: a banner may speak of logins and passwords.
 const usernamePrompt = /^(?!last\b)(?:\S+ +)?(?:user ?name|login|user)\s*:$/i;
 export const passwordPrompt = /^(?:\S+ +)*password(?: for \S+)?\s*:$/i;
-const anyKey = /press (?:any key|return|enter)\b.*$/i;
+const anyKey = /press (?:any key|return|enter)\b/i;
 const refusals =
   /incorrect|denied|fail|invalid|bad (?:password|secret)|not authori[sz]ed|too many|maximum|limit|refused|no more|locked|expired|unavailable/i;
 /** Hostname, mode, marker. */
@@ -86,18 +94,30 @@ export class Channel {
   /** What followed the hostname when the last command ended, as in `(config)#`. */
   #mode = "";
   #recorded = 0;
+  /** Lines of the answer to the last command, up to where it was looked at: see `#digest`. */
+  #answer: string[] = [];
+  /** The first of them that is an error. */
+  #error: string | null = null;
+  #digested = 0;
+  /** The line that ends with what was typed, or -1. */
+  #echoAt = -1;
   /** Characters since the command, or the login, began. */
   #fed = 0;
   /** How the answer to the last command began, as it came: a long line that scrolls sideways overwrites its own echo. */
   #heard = "";
+  /** What is under way, for the watchdog. */
+  #work: string;
 
   constructor(
+    readonly label: string,
     readonly transport: Transport,
     readonly dialect: Dialect,
     readonly silenceMs: number,
     readonly secrets: readonly string[],
     readonly observer: ChannelObserver | undefined,
-  ) {}
+  ) {
+    this.#work = `switch ${label}: log in`;
+  }
 
   /** What the prompt says of the mode: `#`, `(config)#`, … */
   get mode(): string {
@@ -110,7 +130,7 @@ export class Channel {
 
   /** Without secrets, on one line, short and printable: fit for a message. */
   words(text: string): string {
-    const line = this.#redact(text)
+    const line = redactBeginning(text, this.secrets, wordsSoughtCharacters)
       .replace(/[\p{C}\p{Z}]+/gu, " ")
       .trim();
     return line.length > wordsLimit ? `${line.slice(0, wordsLimit)}…` : line;
@@ -124,7 +144,7 @@ export class Channel {
     let pokes = 0;
     for (;;) {
       const arrived = await this.#settled(deadline);
-      const line = this.#screen.line;
+      const line = this.#prompt();
       if (usernamePrompt.test(line)) {
         if (asked.password > 0 || ++asked.username > 2) throw this.#refused("asks for the name again", "; check username and password");
         this.#next(username);
@@ -158,19 +178,26 @@ export class Channel {
     this.#fed = 0;
     this.#recorded = 0;
     this.#heard = "";
+    this.#answer = [];
+    this.#error = null;
+    this.#digested = 0;
+    this.#echoAt = -1;
     await confirm?.();
+    this.#work = `switch ${this.label}: ${line}`;
     this.#type(line);
     const started = performance.now();
     let pages = 0;
     const open = [...questions];
     for (;;) {
-      const atEnd = this.#modeOf(this.#screen.line);
-      const mode = atEnd ?? this.#buriedPrompt(line);
+      const atEnd = this.#modeOf(this.#prompt());
+      const mode = atEnd ?? this.#buriedPrompt();
       const patience = mode === null ? this.silenceMs : atEnd === null ? buriedPromptMs : this.#echoed(line) ? 0 : echolessMs;
       const text = await this.transport.read(patience);
       if (text !== null) {
         this.#feed(text);
         if (this.#heard.length < heardLimit) this.#heard += text;
+        this.#digest(line);
+        if (this.#screen.isCut) throw this.#lost(`'${line}' is answered with a line of more than ${lineLimitCharacters} characters`);
         if (this.#isEndless() || performance.now() - started > this.silenceMs * silencesPerCommand)
           throw this.#lost(`'${line}' is answered without end`);
       } else if (mode !== null) {
@@ -178,7 +205,7 @@ export class Channel {
         break;
       } else throw this.#lost(`'${line}' is not answered within ${this.silenceMs / 1000} s`);
       // Only what the device waits with is a question, and it waits with it at the end of what it wrote.
-      const tail = this.#screen.line;
+      const tail = this.#prompt();
       if (this.dialect.pager.test(tail)) {
         if (++pages > pagesPerCommand) throw this.#lost(`'${line}' is answered without end`);
         this.#screen.clearLine();
@@ -198,30 +225,43 @@ export class Channel {
       }
     }
     this.#record();
-    const output = this.#output(line);
-    const error = output.find((answer) => this.dialect.errors.some((form) => form.test(answer)));
-    if (error !== undefined) throw new CommandRefused(this.words(line), this.words(error));
-    return output;
+    this.#digest(line);
+    if (this.#error !== null) throw new CommandRefused(this.words(line), this.words(this.#error));
+    return this.#answer;
   }
 
-  /** Output of the last command, from the line after the echo to the one before the prompt. */
-  #output(line: string): string[] {
-    return this.#screen.lines
-      .slice(this.#echoIndex(line) + 1)
-      .filter((shown) => !this.dialect.log.test(shown) && !(shown !== "" && this.#modeOf(shown) !== null));
+  /**
+   * Look at the lines that were finished since the last time. What is behind the echo is the answer, except log lines and
+   * prompts; until there is an echo, everything.
+   */
+  #digest(line: string): void {
+    const { lines } = this.#screen;
+    const typed = squeeze(line);
+    for (; this.#digested < lines.length; this.#digested++) {
+      const shown = lines[this.#digested]!;
+      if (this.#echoAt < 0 && squeeze(shown).endsWith(typed)) {
+        this.#echoAt = this.#digested;
+        this.#answer = [];
+        this.#error = null;
+      } else if (!this.dialect.log.test(shown) && !(shown !== "" && this.#modeOf(shown) !== null)) {
+        this.#answer.push(shown);
+        if (this.#error === null && this.dialect.errors.some((form) => form.test(shown))) this.#error = shown;
+      }
+    }
   }
 
   /** Whether the device has shown what was typed, also broken over lines. A short word may as well be part of a log line. */
   #echoed(line: string): boolean {
-    if (this.#echoIndex(line) >= 0) return true;
+    if (this.#echoAt >= 0) return true;
     if (line.length < unmistakableLength) return false;
-    const shown = [...this.#screen.lines, this.#screen.line].join("");
+    const shown = [...this.#screen.lines.slice(0, heardLimitLines), this.#screen.line].join("").slice(0, heardLimit);
     return [shown, this.#heard].some((text) => squeeze(text).includes(squeeze(line)));
   }
 
-  /** The line that ends with what was typed, or -1. */
-  #echoIndex(line: string): number {
-    return this.#screen.lines.findIndex((shown) => squeeze(shown).endsWith(squeeze(line)));
+  /** What the device may be waiting with. */
+  #prompt(): string {
+    const { line } = this.#screen;
+    return line.length > promptLimitCharacters ? "" : line;
   }
 
   /** What a line that is a prompt and nothing else says of the mode. */
@@ -233,12 +273,11 @@ export class Channel {
   }
 
   /** The mode of a prompt behind the echo that the device wrote a log line after. */
-  #buriedPrompt(line: string): string | null {
-    const echo = this.#echoIndex(line);
-    if (echo < 0) return null;
-    const shown = [...this.#screen.lines.slice(Math.max(echo + 1, this.#screen.lines.length - buriedDepthLines)), this.#screen.line].map(
-      (text) => this.#modeOf(text.replace(/([#>]) .*$/, "$1")),
-    );
+  #buriedPrompt(): string | null {
+    if (this.#echoAt < 0) return null;
+    const { lines, line } = this.#screen;
+    const behind = Math.max(this.#echoAt + 1, lines.length - buriedDepthLines);
+    const shown = [...lines.slice(behind), line].map((text) => this.#modeOf(beforeBlank(text)));
     return shown.findLast((mode) => mode !== null) ?? null;
   }
 
@@ -260,6 +299,7 @@ export class Channel {
       arrived = true;
       this.#feed(text);
       if (this.#isEndless()) throw this.#refused("writes without end");
+      if (this.#screen.isCut) throw this.#refused("writes a line without end");
     }
   }
 
@@ -271,13 +311,13 @@ export class Channel {
 
   /** The line that says why, if there is one, or the last one. */
   #lastWords(): string {
-    const lines = [...this.#screen.lines, this.#screen.line].filter((line) => line !== "");
+    const lines = [...this.#screen.lines.slice(-lastWordsLines), this.#screen.line].filter((line) => line !== "");
     return this.words(lines.findLast((line) => refusals.test(line)) ?? lines.at(-1) ?? "");
   }
 
   #lost(what: string): ConsoleLost {
     this.#record();
-    const said = this.words([...this.#screen.lines, this.#screen.line].findLast((line) => line !== "") ?? "");
+    const said = this.words([...this.#screen.lines.slice(-lastWordsLines), this.#screen.line].findLast((line) => line !== "") ?? "");
     this.close();
     return new ConsoleLost(this.words(what) + (said === "" ? "" : `; the device said last: '${said}'`));
   }
@@ -291,13 +331,14 @@ export class Channel {
   }
 
   #feed(text: string): void {
+    noteWork(this.#work);
     this.#fed += text.length;
-    // What comes behind the limit is not looked at any more.
-    if (this.#fed <= outputLimitCharacters) this.#screen.feed(text);
+    this.#screen.feed(text);
   }
 
   #isEndless(): boolean {
-    return this.#fed > outputLimitCharacters || this.#screen.lineLength > lineLimitCharacters;
+    const { characters, lines } = this.#screen;
+    return this.#fed > outputLimitCharacters || characters > outputLimitCharacters || lines.length > outputLimitLines;
   }
 
   /** Go on from here: what was shown so far is dealt with. */
@@ -327,3 +368,9 @@ export class Channel {
 }
 
 const squeeze = (text: string): string => text.replace(/\s+/g, "");
+
+/** Up to the marker of a prompt that something follows. */
+function beforeBlank(text: string): string {
+  const at = text.search(/[#>] /);
+  return at < 0 ? text : text.slice(0, at + 1);
+}

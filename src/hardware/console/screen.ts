@@ -1,3 +1,6 @@
+/** A line that is longer is cut: nobody is to look for a pattern in more than this. */
+export const lineLimitCharacters = 4 * 1024;
+
 /**
  * What a terminal would show of a console's output: carriage returns and backspaces move the cursor, what
  * comes then overwrites, and escape sequences go. So pagers that are rubbed out and prompts that are drawn
@@ -5,8 +8,10 @@
  */
 export class Screen {
   #lines: string[] = [];
-  #line: string[] = [];
+  #line = "";
   #column = 0;
+  #characters = 0;
+  #isCut = false;
   /** A sequence that has begun: ESC and what followed. */
   #escape: string | null = null;
 
@@ -17,30 +22,54 @@ export class Screen {
 
   /** The line that the cursor is on. */
   get line(): string {
-    return this.#line.join("").trimEnd();
+    return this.#line.trimEnd();
   }
 
-  /** How long it is, as it came. */
-  get lineLength(): number {
-    return this.#line.length;
+  /** Characters in the finished lines: a few that arrive can be a long line. */
+  get characters(): number {
+    return this.#characters;
+  }
+
+  /** Whether a line was cut since the last `clear`. */
+  get isCut(): boolean {
+    return this.#isCut;
   }
 
   clear(): void {
     this.#lines = [];
+    this.#characters = 0;
+    this.#isCut = false;
     this.clearLine();
   }
 
   /** Forget what the cursor's line shows. */
   clearLine(): void {
-    this.#line = [];
+    this.#line = "";
     this.#column = 0;
   }
 
   feed(text: string): void {
-    for (const c of text) this.#take(c);
+    for (let at = 0; at < text.length;) {
+      if (this.#escape === null) {
+        const run = printable(text, at);
+        if (run !== "") this.#show(run);
+        at += run.length;
+      }
+      if (at < text.length) this.#control(text[at++]!);
+    }
   }
 
-  #take(c: string): void {
+  #show(run: string): void {
+    const room = lineLimitCharacters - this.#column;
+    if (run.length > room) this.#isCut = true;
+    const shown = run.slice(0, room);
+    const line = this.#line.padEnd(this.#column);
+    // What a pattern would take for the end of a line is none on a terminal.
+    this.#line = line.slice(0, this.#column) + shown.replace(/[\t\u2028\u2029]/g, " ") + line.slice(this.#column + shown.length);
+    this.#column += shown.length;
+  }
+
+  #control(c: string): void {
     if (this.#escape !== null) return this.#continueEscape(c);
     switch (c) {
       case "\x1b":
@@ -49,16 +78,16 @@ export class Screen {
       case "\r":
         this.#column = 0;
         return;
-      case "\n":
-        this.#lines.push(this.line);
+      case "\n": {
+        const { line } = this;
+        this.#lines.push(line);
+        this.#characters += line.length;
         return this.clearLine();
+      }
       case "\b":
         this.#column = Math.max(0, this.#column - 1);
         return;
       default:
-        if (c !== "\t" && (c < " " || c === "\x7f")) return;
-        while (this.#line.length < this.#column) this.#line.push(" ");
-        this.#line[this.#column++] = c === "\t" ? " " : c;
     }
   }
 
@@ -78,8 +107,7 @@ export class Screen {
       // Erase from the cursor, or all of the line.
       case "J":
       case "K":
-        if (parameter === 2) this.#line = [];
-        else this.#line.length = Math.min(this.#line.length, this.#column);
+        this.#line = parameter === 2 ? "" : this.#line.slice(0, this.#column);
         return;
       case "D":
         this.#column = Math.max(0, this.#column - (parameter || 1));
@@ -94,3 +122,11 @@ export class Screen {
     }
   }
 }
+
+/** What a terminal shows as it is, from `at` up to the next control character. */
+function printable(text: string, at: number): string {
+  printableRun.lastIndex = at;
+  return printableRun.exec(text)?.[0] ?? "";
+}
+
+const printableRun = /[\t\P{Cc}]+/uy;

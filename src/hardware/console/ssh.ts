@@ -1,5 +1,8 @@
 import { readFile, stat } from "node:fs/promises";
-import type { Algorithms, AnyAuthMethod, ConnectConfig } from "ssh2";
+import { messageOf } from "../../errors.ts";
+import { needsSlowKex, offerOf, type Unmatched, unmatchedWords } from "./ssh-algorithms.ts";
+import type { Failure, Opening } from "./ssh-child.ts";
+import { type Link, sharedSshProcess, SshProcess, type Watcher } from "./ssh-process.ts";
 import { ConsoleLost, connectionProblem, type Endpoint, Incoming, LoginRefused, type Transport } from "./transport.ts";
 
 export interface SshOptions extends Endpoint {
@@ -13,130 +16,140 @@ export interface SshOptions extends Endpoint {
   knownHostKey(presented: string): Promise<string>;
 }
 
-// Without chacha20-poly1305, which ssh2 can't do under Bun.
-const algorithms = {
-  kex: [
-    "curve25519-sha256",
-    "curve25519-sha256@libssh.org",
-    "ecdh-sha2-nistp256",
-    "ecdh-sha2-nistp384",
-    "ecdh-sha2-nistp521",
-    "diffie-hellman-group-exchange-sha256",
-    "diffie-hellman-group14-sha256",
-    "diffie-hellman-group16-sha512",
-  ],
-  serverHostKey: ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256"],
-  cipher: ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr"],
-  hmac: ["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"],
-} as const;
-
-const legacy = {
-  kex: ["diffie-hellman-group14-sha1", "diffie-hellman-group-exchange-sha1", "diffie-hellman-group1-sha1"],
-  serverHostKey: ["ssh-rsa", "ssh-dss"],
-  cipher: ["aes256-cbc", "aes192-cbc", "aes128-cbc", "3des-cbc"],
-  hmac: ["hmac-sha1", "hmac-md5"],
-} as const;
-
 const keyLimitBytes = 64 * 1024;
+
+/** Servers that only have a key exchange that takes long, by their addresses: the next connection needs not find out again. */
+const slowServers = new Set<string>();
+const slowServersLimit = 10_000;
+/** What was read is reported in portions of this size at least. */
+const takenBytes = 32 * 1024;
 
 /** Connect, check the host key, authenticate, open a shell. Rejects with LoginRefused or ConsoleLost. */
 export async function connectSsh(options: SshOptions): Promise<Transport> {
-  // Only now: it takes 20 ms to load, which the start of haas need not wait for.
-  const { Client } = await import("ssh2");
+  const startedAt = performance.now();
+  const { kex, slowKex, ...offer } = offerOf(options.legacyAlgorithms);
   const privateKey = options.keyFile === undefined ? undefined : await readKey(options.keyFile);
-  return new Promise((resolve, reject) => {
-    const incoming = new Incoming();
-    const client = new Client();
-    // Set when we break off ourselves; the library's error is only a consequence then.
-    let refusal: Error | null = null;
-    let ended = false;
-    const fail = (error: Error) => {
-      ended = true;
-      clearTimeout(timer);
-      reject(refusal ?? error);
-      incoming.end(error.message);
-      client.destroy();
-    };
-    const silent = new ConsoleLost(
-      `${options.host}, port ${options.port} does not finish the SSH login within ${options.timeoutMs / 1000} s`,
-    );
-    // The library's own limit ends with the login; this one holds until there is a shell.
-    const timer = setTimeout(() => fail(silent), options.timeoutMs);
-    options.signal?.addEventListener("abort", () => fail(new ConsoleLost("the connection was given up")));
-    client.on("ready", () => {
-      client.shell({ term: "vt100", cols: 500, rows: 500 }, (error, stream) => {
-        clearTimeout(timer);
-        if (error) return fail(new ConsoleLost(`the device gives no shell (${error.message})`));
-        stream.on("data", (bytes: Buffer) => incoming.push(bytes));
-        stream.stderr.on("data", (bytes: Buffer) => incoming.push(bytes));
-        stream.on("close", () => incoming.end("the device closed the connection"));
-        resolve({
-          lineEnd: "\n",
-          read: (timeoutMs) => incoming.read(timeoutMs),
-          write: (text) => void (stream.writable && stream.write(text)),
-          close: () => {
-            incoming.end("the connection was closed");
-            client.end();
-            // A device that does not answer the goodbye.
-            setTimeout(() => client.destroy(), 1000).unref();
-          },
-        });
-      });
-    });
-    client.on("error", (error) => fail(sshProblem(error, options)));
-    client.on("close", () => fail(new ConsoleLost("the device closed the connection")));
-    const { username, password } = options;
-    // The library wants a call; a promise that it gets is a yes.
-    const hostVerifier = (key: Buffer, verify: (valid: boolean) => void): void => {
-      const presented = `SHA256:${new Bun.CryptoHasher("sha256").update(key).digest("base64").replace(/=+$/, "")}`;
-      options.knownHostKey(presented).then(
-        (known) => {
-          if (known !== presented) {
-            refusal = new LoginRefused(
-              `it presents the host key ${presented}, but is known by ${known}. Either somebody is in between, or the switch was replaced; then run: haas switch_forget_host_key`,
-            );
-          }
-          if (!ended) verify(known === presented);
-        },
-        (error: unknown) => {
-          refusal = error instanceof Error ? error : new Error(String(error));
-          if (!ended) verify(false);
-        },
-      );
-    };
-    // `none` first: some switches ask for name and password in the shell instead.
-    const methods: AnyAuthMethod[] = [
-      { type: "none", username },
-      ...(privateKey === undefined ? [] : [{ type: "publickey" as const, username, key: privateKey }]),
-      { type: "password", username, password },
-      { type: "keyboard-interactive", username, prompt: (_name, _about, _lang, prompts, finish) => finish(prompts.map(() => password)) },
-    ];
-    const config: ConnectConfig = {
-      host: options.host,
-      port: options.port,
-      username,
-      readyTimeout: options.timeoutMs,
-      hostVerifier,
-      algorithms: algorithmsFor(options.legacyAlgorithms),
-      authHandler: methods,
-    };
+  const connect = (own: boolean) => {
+    const { host, port, username, password } = options;
+    const algorithms = { ...offer, kex: own ? [...kex, ...slowKex] : kex };
+    const leftMs = Math.max(0, options.timeoutMs - (performance.now() - startedAt));
+    return connectIn(own, { host, port, username, password, privateKey, algorithms }, options, leftMs);
+  };
+  const server = `${options.host}:${options.port}`;
+  if (!slowServers.has(server)) {
     try {
-      client.connect(config);
+      // A process may have ended before it is asked, which is noticed a moment later.
+      return await connect(false).catch((error: unknown) => (error instanceof NotTaken ? connect(false) : Promise.reject(error)));
     } catch (error) {
-      fail(new ConsoleLost(`the SSH client can't start (${error instanceof Error ? error.message : String(error)})`));
+      if (!(error instanceof NoMatch) || !needsSlowKex(error.unmatched, options.legacyAlgorithms)) throw error;
     }
-  });
+    if (slowServers.size >= slowServersLimit) slowServers.clear();
+    slowServers.add(server);
+  }
+  return connect(true);
 }
 
-/** The library's list types are closed; it checks the names itself. */
-function algorithmsFor(withLegacy: boolean): Algorithms {
-  const names = (kind: keyof typeof algorithms) => [...algorithms[kind], ...(withLegacy ? legacy[kind] : [])];
-  return {
-    kex: names("kex"),
-    serverHostKey: names("serverHostKey"),
-    cipher: names("cipher"),
-    hmac: names("hmac"),
-  } as Algorithms;
+/** The server has none of the algorithms that were offered. */
+class NoMatch extends ConsoleLost {
+  constructor(
+    readonly unmatched: Unmatched,
+    legacyAlgorithms: boolean,
+  ) {
+    super(unmatchedWords(unmatched, legacyAlgorithms));
+  }
+}
+
+/** The process has ended, and had not begun with what it was asked for. */
+class NotTaken extends ConsoleLost {}
+
+/** Connect in a process that others share, or in one of its own. */
+function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutMs: number): Promise<Transport> {
+  return new Promise((resolve, reject) => {
+    let taken = 0;
+    const incoming = new Incoming((bytes) => {
+      taken += bytes;
+      if (taken < takenBytes) return;
+      link.order({ kind: "taken", id: link.id, bytes: taken });
+      taken = 0;
+    });
+    let settled = false;
+    let isTaken = false;
+    const settle = () => {
+      settled = true;
+      clearTimeout(timer);
+      options.signal?.removeEventListener("abort", giveUp);
+    };
+    const fail = (error: Error) => {
+      if (settled) return;
+      settle();
+      reject(error);
+      link.end();
+    };
+    const giveUp = () => fail(new ConsoleLost("the connection was given up"));
+    const silent = () => {
+      const words = `${options.host}, port ${options.port} does not finish the SSH login within ${options.timeoutMs / 1000} s`;
+      fail(new ConsoleLost(words));
+      // It computes, or it hangs.
+      if (own || !isTaken) link.kill("haas's SSH client hung, and was ended");
+    };
+    const checkHostKey = async (presented: string) => {
+      const known = await options.knownHostKey(presented);
+      if (known === presented) return link.order({ kind: "verify", id: link.id, valid: true });
+      throw new LoginRefused(
+        `it presents the host key ${presented}, but is known by ${known}. Either somebody is in between, or the switch was replaced; then run: haas switch_forget_host_key`,
+      );
+    };
+    const ready = () => {
+      settle();
+      resolve({
+        lineEnd: "\n",
+        read: (ms) => incoming.read(ms),
+        write: (text) => link.order({ kind: "write", id: link.id, text }),
+        close: () => {
+          incoming.end("the connection was closed");
+          link.end();
+        },
+      });
+    };
+    const watcher: Watcher = {
+      report(report) {
+        switch (report.kind) {
+          case "opening":
+            isTaken = true;
+            return;
+          case "hostKey":
+            return void checkHostKey(report.presented).catch((error: unknown) =>
+              fail(error instanceof Error ? error : new Error(String(error))),
+            );
+          case "ready":
+            if (own && !report.kex.startsWith("diffie-hellman")) slowServers.delete(`${options.host}:${options.port}`);
+            return ready();
+          case "data":
+            return incoming.push(report.bytes);
+          case "failed":
+            return fail(sshProblem(report.failure, options));
+          case "ended":
+            return incoming.end(report.why);
+          default:
+            report satisfies never;
+        }
+      },
+      lost(why) {
+        incoming.end(why);
+        fail(isTaken ? new ConsoleLost(why) : new NotTaken(why));
+      },
+    };
+    const timer = setTimeout(silent, timeoutMs);
+    let link: Link;
+    try {
+      link = (own ? new SshProcess(true) : sharedSshProcess()).open(opening, watcher);
+    } catch (error) {
+      settle();
+      return reject(new ConsoleLost(`haas's SSH client can't be started (${messageOf(error)})`));
+    }
+    options.signal?.addEventListener("abort", giveUp);
+    if (options.signal?.aborted) giveUp();
+  });
 }
 
 async function readKey(path: string): Promise<string> {
@@ -148,23 +161,26 @@ async function readKey(path: string): Promise<string> {
   } catch (error) {
     throw new LoginRefused(`its key_file can't be read on the server (${(error as NodeJS.ErrnoException).code ?? "it is no key file"})`);
   }
-  const { utils } = await import("ssh2");
-  const parsed = utils.parseKey(text);
-  // Never the parser's words: they may quote the key.
-  if (parsed instanceof Error) throw new LoginRefused("its key_file holds no private key that can be used without a passphrase");
   return text;
 }
 
-function sshProblem(error: Error & { code?: string; level?: string }, options: SshOptions): Error {
-  if (error.level === "client-authentication") {
-    return new LoginRefused(
-      `it refuses the login of '${options.username}'; check username and password${options.keyFile ? ", and key_file" : ""}`,
-    );
+function sshProblem(failure: Failure, options: SshOptions): Error {
+  const { message, level, code, unmatched } = failure;
+  if (unmatched) return new NoMatch(unmatched, options.legacyAlgorithms);
+  switch (level) {
+    case "client-authentication":
+      return new LoginRefused(
+        `it refuses the login of '${options.username}'; check username and password${options.keyFile ? ", and key_file" : ""}`,
+      );
+    case "key":
+      return new LoginRefused("its key_file holds no private key that can be used without a passphrase");
+    case "shell":
+      return new ConsoleLost(`the device gives no shell (${message})`);
+    case "start":
+      return new ConsoleLost(`haas's SSH client can't start (${message})`);
+    case "gone":
+      return new ConsoleLost(message);
+    default:
+      return new ConsoleLost(connectionProblem({ message, ...(code !== undefined && { code }) }, options));
   }
-  if (/no matching/i.test(error.message)) {
-    const hint = options.legacyAlgorithms ? "" : "; an old switch may need legacy_algorithms";
-    return new ConsoleLost(`no SSH algorithm is known to both sides (${error.message})${hint}`);
-  }
-  if (error.level === "client-timeout") return new ConsoleLost(`it does not finish the SSH login within ${options.timeoutMs / 1000} s`);
-  return new ConsoleLost(connectionProblem(error, options));
 }

@@ -1,5 +1,5 @@
 import { createConnection } from "node:net";
-import { ConsoleLost, connectionProblem, type Endpoint, Incoming, type Transport } from "./transport.ts";
+import { ConsoleLost, connectionProblem, type Endpoint, Incoming, type Transport, Valve } from "./transport.ts";
 
 // RFC 854 and 855; options: ECHO 857, SUPPRESS-GO-AHEAD 858, TERMINAL-TYPE 1091, NAWS 1073.
 const [SE, SB, WILL, WONT, DO, DONT, IAC] = [240, 250, 251, 252, 253, 254, 255];
@@ -10,12 +10,14 @@ const columns = 500;
 const subnegotiationLimitBytes = 512;
 /** A device that goes on and on negotiating wants nothing else. */
 const answersLimit = 1_000;
+const negotiationLimitBytes = 1024 * 1024;
 
 /** Connect; rejects with ConsoleLost. There is no login yet: the device asks for it in its own words. */
 export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
   return new Promise((resolve, reject) => {
-    const incoming = new Incoming();
     const socket = createConnection({ host: endpoint.host, port: endpoint.port, noDelay: true });
+    const valve = new Valve(socket);
+    const incoming = new Incoming((bytes) => valve.taken(bytes));
     const giveUp = (why: string) => {
       clearTimeout(timer);
       socket.destroy();
@@ -25,6 +27,7 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
     const timer = setTimeout(() => giveUp(silent), endpoint.timeoutMs);
     endpoint.signal?.addEventListener("abort", () => giveUp("the connection was given up"));
     let answers = 0;
+    let negotiatedBytes = 0;
     const negotiation = new Negotiation();
     socket.on("connect", () => {
       clearTimeout(timer);
@@ -42,9 +45,11 @@ export function connectTelnet(endpoint: Endpoint): Promise<Transport> {
     });
     socket.on("data", (bytes: Buffer) => {
       const { text, replies } = negotiation.filter(bytes);
+      valve.arrived(text.length);
       incoming.push(text);
       answers += replies.length;
-      if (answers > answersLimit) {
+      negotiatedBytes += bytes.length - text.length;
+      if (answers > answersLimit || negotiatedBytes > negotiationLimitBytes) {
         incoming.end("the device negotiates without end");
         socket.destroy();
       } else if (replies.length > 0) {
@@ -70,31 +75,35 @@ class Negotiation {
   /** What was agreed already: to answer that again would never end. */
   readonly #settled = new Set<string>();
   #replies: Uint8Array[] = [];
+  #text = new Uint8Array();
+  #length = 0;
 
   filter(bytes: Uint8Array): { text: Uint8Array; replies: Uint8Array[] } {
-    const text: number[] = [];
-    for (const byte of bytes) this.#take(byte, text);
+    // No byte becomes more than one.
+    this.#text = new Uint8Array(bytes.length);
+    this.#length = 0;
+    for (const byte of bytes) this.#take(byte);
     const replies = this.#replies;
     this.#replies = [];
-    return { text: Uint8Array.from(text), replies };
+    return { text: this.#text.subarray(0, this.#length), replies };
   }
 
-  #take(byte: number, text: number[]): void {
+  #take(byte: number): void {
     switch (this.#state) {
       case "return":
         this.#state = "data";
         // CR NUL is a carriage return alone.
         if (byte === 0) return;
-        return this.#take(byte, text);
+        return this.#take(byte);
       case "data":
         if (byte === IAC) this.#state = "command";
         else {
-          text.push(byte);
+          this.#text[this.#length++] = byte;
           if (byte === 13) this.#state = "return";
         }
         return;
       case "command":
-        if (byte === IAC) text.push(IAC);
+        if (byte === IAC) this.#text[this.#length++] = IAC;
         if (byte === SB) this.#sub = [];
         if (byte >= WILL && byte <= DONT) this.#verb = byte;
         this.#state = byte === SB ? "sub" : byte >= WILL && byte <= DONT ? "option" : "data";

@@ -32,21 +32,54 @@ export function parseAddress(text: string, defaultPort: number): { host: string;
   return host === undefined || number < 1 || number > 65_535 ? null : { host, port: number };
 }
 
-/** More than any device says between two of our questions. */
-const floodBytes = 4 * 1024 * 1024;
+/** What one `read` gives at most, so that nobody works for long on what one device says. */
+const sliceCharacters = 8 * 1024;
+/** So much may wait to be read; a device that says more is not listened to until half of it has been. */
+const waitingBytes = 256 * 1024;
 
-/** What arrived and was not read yet. */
+/** Keeps a device from saying more than somebody reads: its socket is paused, and so in the end is the device. */
+export class Valve {
+  #waiting = 0;
+  #isShut = false;
+
+  constructor(readonly socket: { pause(): unknown; resume(): unknown }) {}
+
+  arrived(bytes: number): void {
+    this.#waiting += bytes;
+    if (this.#isShut || this.#waiting <= waitingBytes) return;
+    this.#isShut = true;
+    this.socket.pause();
+  }
+
+  taken(bytes: number): void {
+    this.#waiting -= bytes;
+    if (!this.#isShut || this.#waiting > waitingBytes / 2) return;
+    this.#isShut = false;
+    this.socket.resume();
+  }
+}
+
+/** What arrived and was not read yet. `taken` is told how many of the bytes have been read; whoever pushes is to bound the rest. */
 export class Incoming {
   readonly #decoder = new TextDecoder();
-  #text = "";
+  #slices: { text: string; bytes: number }[] = [];
   #end: ConsoleLost | null = null;
   #arrived: (() => void) | null = null;
 
+  constructor(readonly taken: (bytes: number) => void) {}
+
   push(bytes: Uint8Array): void {
     if (this.#end) return;
-    this.#text += this.#decoder.decode(bytes, { stream: true });
-    if (this.#text.length > floodBytes) this.end("the device sends without end");
-    else if (this.#text !== "") this.#arrived?.();
+    for (let from = 0; from < bytes.length; from += sliceCharacters) {
+      const some = bytes.subarray(from, from + sliceCharacters);
+      const text = this.#decoder.decode(some, { stream: true });
+      const last = this.#slices.at(-1);
+      if (last && last.text.length + text.length <= sliceCharacters) {
+        last.text += text;
+        last.bytes += some.length;
+      } else this.#slices.push({ text, bytes: some.length });
+    }
+    if (this.#slices.some(({ text }) => text !== "")) this.#arrived?.();
   }
 
   /** Nothing more will arrive; `why` completes "Switch 'x': …". What arrived can still be read. */
@@ -56,10 +89,13 @@ export class Incoming {
   }
 
   async read(timeoutMs: number): Promise<string | null> {
-    if (this.#text === "" && !this.#end && timeoutMs > 0) await this.#wait(timeoutMs);
-    const text = this.#text;
-    this.#text = "";
-    if (text !== "") return text;
+    // Whoever reads all of a flood lets others have their turns in between.
+    if (this.#slices.length > 1) await new Promise((resolve) => setImmediate(resolve));
+    else if (this.#slices.length === 0 && !this.#end && timeoutMs > 0) await this.#wait(timeoutMs);
+    for (let slice = this.#slices.shift(); slice; slice = this.#slices.shift()) {
+      this.taken(slice.bytes);
+      if (slice.text !== "") return slice.text;
+    }
     if (this.#end) throw this.#end;
     return null;
   }
@@ -76,7 +112,7 @@ export class Incoming {
 }
 
 /** Why a connection could not be made or ended, in words, from what the socket's error says. */
-export function connectionProblem(error: Error & { code?: string }, { host, port }: { host: string; port: number }): string {
+export function connectionProblem(error: { message: string; code?: string }, { host, port }: { host: string; port: number }): string {
   const where = `${host}, port ${port}`;
   switch (error.code) {
     case "ECONNREFUSED":

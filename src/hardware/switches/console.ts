@@ -147,7 +147,7 @@ export function consoleDriver(profile: ConsoleProfile, connect: Connect = connec
         const transport = await connect(target);
         target.signal?.addEventListener("abort", () => transport.close());
         if (target.signal?.aborted) transport.close();
-        channel = new Channel(transport, profile.dialect, commandTimeoutMs, secrets, observer);
+        channel = new Channel(target.label, transport, profile.dialect, commandTimeoutMs, secrets, observer);
         observer?.step("log in");
         await channel.login(settings, target.connectTimeoutMs - (performance.now() - started));
         const session = new ConsoleSession(target, profile, channel, validatePort);
@@ -184,6 +184,9 @@ const showAllFrom = 4;
 
 /** Cisco says "Processor Board ID", Dell "Serial number", with a colon or a row of dots behind it. */
 const serialForm = /^\s{0,8}(?:serial number|processor board id)[\s.:]{1,80}([A-Z0-9][A-Z0-9-]{3,39})\s*$/i;
+
+/** Enough for a sentence. */
+const firstLines = (lines: readonly string[]): string[] => lines.slice(0, 100).filter((line) => line !== "");
 
 const unlessRefused = (error: unknown): undefined => {
   if (!(error instanceof CommandRefused)) throw error;
@@ -330,9 +333,7 @@ class ConsoleSession implements SwitchSession {
         return reading;
       }
     }
-    throw new Unreadable(
-      `the answer to '${command}' can't be read: '${this.channel.words(answer.filter((line) => line !== "").join(" / "))}'`,
-    );
+    throw new Unreadable(`the answer to '${command}' can't be read: '${this.channel.words(firstLines(answer).join(" / "))}'`);
   }
 
   #note(port: string, { state, unsure }: Reading): PortState {
@@ -392,17 +393,26 @@ export function vlanChanges(actual: PortState, desired: PortState): { trunk: boo
 /** A port's name with its numbers as devices print them. */
 export const withoutLeadingZeros = (label: string): string => label.replace(/\d+/g, (digits) => String(Number(digits)));
 
+/** Every VLAN alone, with a remark at each. */
+const vlanListLimitCharacters = 128 * 1024;
+const namedVlansLimit = 3 * 4096;
+
 /** The VLANs of a list as devices print it, `1,5-7`, with remarks in parentheses; null for anything else. `all` goes up to `highest`. */
 export function parseVlans(text: string, highest = 4094): number[] | null {
+  if (text.length > vlanListLimitCharacters) return null;
   const list = text.replace(/\([^()]*\)/g, "").trim();
   if (/^all$/i.test(list)) return otherVlans([], highest);
   if (/^(?:none|)$/i.test(list)) return [];
   // An item is missing: something cut the list.
   if (/(?:^|,)\s*(?:,|$)/.test(list)) return null;
   const vlans = new Set<number>();
+  let named = 0;
   for (const item of list.split(/[,\s]+/).filter((part) => part !== "")) {
     const [, first, last = first] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(item) ?? [];
     if (first === undefined || Number(first) > Number(last) || Number(last) > 4095) return null;
+    // A device may name one twice; what names all of them again and again is no list.
+    named += Number(last) - Number(first) + 1;
+    if (named > namedVlansLimit) return null;
     for (let vlan = Number(first); vlan <= Number(last); vlan++) vlans.add(vlan);
   }
   return [...vlans].toSorted((a, b) => a - b);
@@ -428,11 +438,15 @@ export function otherVlans(vlans: readonly number[], highest: number): number[] 
   return Array.from({ length: highest }, (_, i) => i + 1).filter((vlan) => !taken.has(vlan));
 }
 
+/** What a device says of one port has some thirty, and more where a list of VLANs goes on. */
+const fieldsLimitLines = 2_000;
+
 /**
  * The fields of a `Key: value` answer, from the one to the other. An indented line continues the value above it.
  * Null when they are not all there, or when a piece of a line stands alone before `end`: then a log line has cut it.
  */
 export function parseFields(lines: readonly string[], first: RegExp, last: RegExp, end?: RegExp): Map<string, string> | null {
+  if (lines.length > fieldsLimitLines) return null;
   const from = lines.findIndex((line) => first.test(line));
   const to = end ? lines.findIndex((line) => end.test(line)) : -1;
   if (from < 0 || (end && to < from)) return null;
@@ -442,12 +456,14 @@ export function parseFields(lines: readonly string[], first: RegExp, last: RegEx
   let key = "";
   let complete = false;
   for (const line of lines.slice(from, end ? to : undefined)) {
-    const [, name, value] = /^\s*([^:]*[^:\s])\s*:\s*(.*)$/.exec(line) ?? [];
-    if (name !== undefined && value !== undefined) {
+    const colon = line.indexOf(":");
+    const name = line.slice(0, Math.max(colon, 0)).trim();
+    if (name !== "") {
+      const value = line.slice(colon + 1).trim();
       complete ||= last.test(key);
       // The same field twice: two answers ran into each other.
       if (!complete && found.has(name)) return null;
-      if (!complete) found.set(name, value.trim());
+      if (!complete) found.set(name, value);
       key = name;
     } else if (complete ? /^[\d,(-]/.test(line) && !/^-+( |$)/.test(line) : /^\S/.test(line)) return null;
     // Only lists of numbers go on in the next line; any other piece of a line is missed where it is needed.

@@ -29,7 +29,7 @@ export const dellN3000Profile: ConsoleProfile = {
   portExamples: "gi1/0/11, te1/0/12, gi1/12",
   canonicalPort,
   dialect: {
-    pager: /--More--.*$/i,
+    pager: /--More--/i,
     errors: [
       /invalid input detected/i,
       /VLAN ID not found/i,

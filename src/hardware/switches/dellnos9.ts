@@ -8,6 +8,7 @@ import {
   find,
   findText,
   type Held,
+  maxPrintedLines,
   openRest,
   parseVlans,
   parseXml,
@@ -92,7 +93,8 @@ const refusalForm = /^(?:\S*[#>])?\s*(?:Error:|%(?![A-Z0-9_]+-[A-Z0-9]))/;
 function printed(output: Xml): string[] {
   const text = findText(output, "command");
   if (text === null) throw new Error("the answer has no <command>");
-  const lines = text.split(/[\r\n]+/).map((line) => line.trim());
+  const lines = text.split(/[\r\n]+/, maxPrintedLines + 1).map((line) => line.trim());
+  if (lines.length > maxPrintedLines) throw new Error(`the answer has more than ${maxPrintedLines} lines`);
   const refused = lines.find((line) => refusalForm.test(line));
   if (refused !== undefined) throw new Error(refused);
   return lines;

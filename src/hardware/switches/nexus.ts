@@ -26,7 +26,7 @@ export const nexusProfile: ConsoleProfile = {
   portExamples: "ethernet1/42, Ethernet1/0/10, ethernet 1/42",
   canonicalPort,
   dialect: {
-    pager: /--More--.*$/i,
+    pager: /--More--/i,
     errors: [/^\s*% ?[A-Z]/, /^ERROR:/i, /invalid (?:command|number|range|interface)/i, /^Copy failed/i],
     // 2026 Nov 23 06:11:13 switch %ETHPORT-5-IF_UP: Interface Ethernet1/1 is up
     log: /%[A-Z][A-Z0-9_]*-(?:[A-Z0-9_]+-)?[0-7]-[A-Z0-9_]+/,

@@ -1,5 +1,6 @@
 import { Type } from "@sinclair/typebox";
 import { badArgument, messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { noteWork } from "../../watchdog.ts";
 import { ovsdbAddress } from "../address.ts";
 import { CommandError, type CommandResult, failureSentence, runCommand } from "../command.ts";
 import { fields } from "../settings.ts";
@@ -90,7 +91,11 @@ export const ovs: SwitchDriver<Settings> = {
         const { ports, mirrors } = await bridge.read();
         const row = bridge.find(ports, port);
         const others = isEmpty(desired) ? ports.filter((other) => other !== row).flatMap(seal) : [];
-        const before = stateOf(row, ports, mirrors);
+        const before = stateOf(
+          row,
+          ports.some((other) => seal(other).length > 0),
+          mirrors,
+        );
         await confirm();
         await bridge.run([...setPort(port, desired), ...others], `port ${quote(port)}: `);
         if (!samePort(before, desired) || others.length > 0) changedAt = performance.now();
@@ -100,7 +105,13 @@ export const ovs: SwitchDriver<Settings> = {
       async readPorts(wanted) {
         await Bun.sleep(Math.max(0, changedAt + flowTimeoutMs - performance.now()));
         const { ports, mirrors } = await bridge.read();
-        return new Map(wanted.map((port) => [port, stateOf(bridge.find(ports, port), ports, mirrors)]));
+        const leaky = ports.some((port) => seal(port).length > 0);
+        const found = new Map<string, PortState>();
+        for (const port of wanted) {
+          found.set(port, stateOf(bridge.find(ports, port), leaky, mirrors));
+          await turn();
+        }
+        return found;
       },
       close: async () => ending.abort(),
     };
@@ -128,7 +139,7 @@ function setPort(port: string, { native, tagged }: PortState): string[] {
 
 /** What keeps another port from exchanging frames with ports that hold nothing; empty when it can't anyway. */
 function seal(other: PortRow): string[] {
-  if (other.protected || !carried(other).has(reservedVlan)) return [];
+  if (other.protected || !carries(other, reservedVlan)) return [];
   const rest = other.trunks.filter((vlan) => vlan !== reservedVlan);
   // Without VLAN 4095 nothing would be left of it, and an empty list means every VLAN: so it is kept apart instead.
   if (other.tag === reservedVlan || (other.trunks.length > 0 && rest.length === 0))
@@ -151,25 +162,35 @@ interface MirrorRow {
   readonly outputVlan: number | null;
 }
 
+/** Only these two keep to their tag. A mode that we do not know is taken to keep to nothing. */
+const keepsToTag = ({ mode }: PortRow): boolean => mode === "access" || mode === "dot1q-tunnel";
+
 /** The VLANs whose frames may leave by this port. An empty list of trunks is every VLAN; VLAN 0 is "no VLAN". */
-function carried({ mode, tag, trunks }: PortRow): Set<number> {
-  // Only these two keep to their tag. A mode that we do not know is taken to keep to nothing.
-  if (mode === "access" || mode === "dot1q-tunnel") return new Set([tag ?? 0]);
+function carried(row: PortRow): Set<number> {
+  const { mode, tag, trunks } = row;
+  if (keepsToTag(row)) return new Set([tag ?? 0]);
   const vlans = new Set(trunks.length > 0 ? trunks : everyVlan);
   return mode === "trunk" ? vlans : vlans.add(tag ?? 0);
+}
+
+/** As `carried`, of one VLAN: this is asked of every port of the bridge. */
+function carries(row: PortRow, vlan: number): boolean {
+  const { mode, tag, trunks } = row;
+  if (!keepsToTag(row) && (trunks.length === 0 || trunks.includes(vlan))) return true;
+  return mode !== "trunk" && (tag ?? 0) === vlan;
 }
 
 /**
  * What a port holds. VLAN 0 (frames without a tag that are in no network) and VLAN 4095 are in no network's
  * reach, so a state with one of them equals no desired state: that is how everything reads that we would not write.
+ * `leaky`: some port of the bridge carries VLAN 4095, and is not kept from those that hold nothing.
  */
-function stateOf(row: PortRow, ports: readonly PortRow[], mirrors: readonly MirrorRow[]): PortState {
+function stateOf(row: PortRow, leaky: boolean, mirrors: readonly MirrorRow[]): PortState {
   const vlans = carried(row);
   const mirrored = mirrors.some((m) => m.outputPort === row.uuid || (m.outputVlan !== null && vlans.has(m.outputVlan)));
   const closed = row.mode === "trunk" && row.tag === null && row.protected && row.trunks.length === 1 && row.trunks[0] === reservedVlan;
   if (closed) {
-    const open = mirrored || ports.some((other) => other !== row && seal(other).length > 0);
-    return { native: null, tagged: open ? [reservedVlan] : [] };
+    return { native: null, tagged: mirrored || leaky ? [reservedVlan] : [] };
   }
   const native = row.mode === "trunk" ? (vlans.delete(0) ? 0 : null) : (row.tag ?? 0);
   if (native !== null) vlans.delete(native);
@@ -255,18 +276,30 @@ class Bridge {
       ...list("Port", "_uuid,name,vlan_mode,tag,trunks,protected"),
       ...list("Mirror", "_uuid,name,output_port,output_vlan"),
     ]);
-    const tables = stdout
-      .split("\n")
-      .filter((line) => line.trim() !== "")
-      .map((line) => this.#rows(line));
+    noteWork(`bridge ${this.settings.ovs_bridge}: reading its ports`);
+    const tables: Record<string, unknown>[][] = [];
+    for (const line of stdout.split("\n", maxTables + 1).filter((text) => text.trim() !== "")) tables.push(await this.#rows(line));
     if (tables.length !== 4) throw this.error(`ovs-vsctl answered with ${tables.length} tables instead of 4`);
     return tables;
   }
 
-  #rows(line: string): Record<string, unknown>[] {
+  /** A table, in JSON. A bridge of many ports that list all VLANs has megabytes of that, which is read in parts. */
+  async #rows(line: string): Promise<Record<string, unknown>[]> {
     try {
-      const { headings, data } = JSON.parse(line) as { headings: string[]; data: unknown[][] };
-      return data.map((cells) => Object.fromEntries(cells.map((cell, i) => [headings[i]!, plain(cell)])));
+      const begin = line.indexOf(tableBegin);
+      if (begin < 0 || line.length < partCharacters) return records(JSON.parse(line) as Table);
+      const rows: Record<string, unknown>[] = [];
+      let from = begin + tableBegin.length;
+      const end = line.lastIndexOf("]]");
+      const { headings } = JSON.parse(line.slice(0, from) + line.slice(end + 1)) as Table;
+      while (from < end) {
+        const next = line.indexOf(betweenRows, from + partCharacters);
+        const to = next < 0 ? end + 1 : next + 1;
+        rows.push(...records({ headings, data: JSON.parse(`[${line.slice(from, to)}]`) as unknown[][] }));
+        from = to + 1;
+        await turn();
+      }
+      return rows;
     } catch (error) {
       throw this.error("ovs-vsctl's answer is not the JSON that it should be", error);
     }
@@ -289,6 +322,24 @@ class Bridge {
   }
 }
 
+interface Table {
+  readonly headings: readonly string[];
+  readonly data: readonly (readonly unknown[])[];
+}
+
+const records = ({ headings, data }: Table): Record<string, unknown>[] =>
+  data.map((cells) => Object.fromEntries(cells.map((cell, i) => [headings[i]!, plain(cell)])));
+
+const maxTables = 8;
+/** So much is read in one go. */
+const partCharacters = 256 * 1024;
+const tableBegin = '"data":[';
+/** Every row of ours begins with its uuid, and no cell can hold this. */
+const betweenRows = '],[["uuid",';
+
+/** Let others have their turns. */
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
 const maxListed = 20;
 const listed = (ports: readonly PortRow[]) =>
   ports.length === 0
@@ -303,7 +354,9 @@ function plain(cell: unknown): unknown {
   if (!Array.isArray(cell)) return cell;
   const [kind, value] = cell as [string, unknown];
   if (kind === "uuid") return value;
-  return kind === "set" ? (value as unknown[]).map(plain) : cell;
+  if (kind !== "set") return cell;
+  // Thousands of VLANs need no second look.
+  return Array.isArray((value as unknown[])[0]) ? (value as unknown[]).map(plain) : value;
 }
 
 const members = (cell: unknown): unknown[] => (Array.isArray(cell) ? cell : [cell]);

@@ -27,7 +27,7 @@ export const powerConnect55xxProfile: ConsoleProfile = {
   portExamples: "gi1/0/5, te1/0/2",
   canonicalPort: withoutLeadingZeros,
   dialect: {
-    pager: /More: <space>.*$/i,
+    pager: /More: <space>/i,
     errors: [/^%\s/, /^%(?![A-Z0-9_]+-\w)/, /unrecognized command/i, /bad parameter value/i, /^Copy failed/i],
     // 01-Jan-2000 01:02:03 %LINK-I-Up:  gi1/0/5
     log: /%[A-Z][A-Z0-9_]*-[A-Z]-\w+/,

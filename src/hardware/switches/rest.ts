@@ -4,8 +4,9 @@ import { request as httpsRequest } from "node:https";
 import { type TSchema, Type } from "@sinclair/typebox";
 import { XMLBuilder, XMLParser, XMLValidator } from "fast-xml-parser";
 import { messageOf, quote, SessionLostError, SwitchError } from "../../errors.ts";
+import { noteWork } from "../../watchdog.ts";
 import { canonicalAddress, switchPorts } from "../address.ts";
-import { redact } from "../command.ts";
+import { redactBeginning } from "../command.ts";
 import { fields, secretField } from "../settings.ts";
 import { describePort, emptyPort, type PortState, samePort, type SwitchSession, type SwitchTarget } from "./driver.ts";
 
@@ -83,6 +84,8 @@ interface Answer {
 
 const maxBodyBytes = 1024 * 1024;
 const maxWordsCharacters = 300;
+/** From so many characters of what a device says its words are taken. */
+const maxSoughtCharacters = 8 * 1024;
 const maxRecordedCharacters = 20_000;
 
 const isSecure = ({ hostname, tls, ca_file }: RestSettings) =>
@@ -164,7 +167,7 @@ class RestClient {
 
   /** What a device said, as it may stand in a sentence: one short printable line without a secret. */
   #words(text: string): string {
-    return oneLine(redact(text, this.#secrets)).replace(/\.+$/, "");
+    return oneLine(redactBeginning(text, this.#secrets, maxSoughtCharacters)).replace(/\.+$/, "");
   }
 
   #name({ method, path, body = "" }: Call): string {
@@ -198,7 +201,8 @@ class RestClient {
     }, timeoutMs);
     try {
       const answer = await this.#request(call, aborter.signal, wanted);
-      this.#record("received", redact(`${answer.status} ${answer.reason}\n${answer.text}`, this.#secrets));
+      noteWork(`switch ${this.target.label}: ${call.method} ${call.path}`);
+      this.#record("received", redactBeginning(`${answer.status} ${answer.reason}\n${answer.text}`, this.#secrets, maxRecordedCharacters));
       return answer;
     } catch (error) {
       const name = `${about}${this.#name(call)}`;
@@ -322,11 +326,20 @@ const xmlParser = new XMLParser({ removeNSPrefix: true, parseTagValue: false, ht
 /** `{ vlan: { add: 5 } }` is `<vlan><add>5</add></vlan>`. */
 export const buildXml = (element: Readonly<Record<string, unknown>>): string => xmlBuilder.build(element);
 
+/** What a device says of one port has some thousand characters, and ten thousand with every other VLAN of all. */
+const maxXmlCharacters = 64 * 1024;
+/** Of elements, comments and the like, each of which costs some microseconds. */
+const maxMarkup = 2_000;
+/** Of a text that was printed for people. */
+export const maxPrintedLines = 2_000;
+
 /**
  * The one element of a document. Its name is checked and its namespace isn't: a device answers about the resource that it
  * was asked for, and the namespaces differ between versions of the firmware.
  */
 export function parseXml(text: string, root: string): Xml {
+  if (text.length > maxXmlCharacters) throw new Error(`the answer is longer than ${maxXmlCharacters} characters`);
+  if (text.split("<", maxMarkup + 2).length > maxMarkup + 1) throw new Error(`the answer has more than ${maxMarkup} elements`);
   // Entities of its own could make a megabyte into anything.
   if (/<!DOCTYPE/i.test(text)) throw new Error("the answer has a document type");
   const valid = XMLValidator.validate(text);
@@ -370,7 +383,7 @@ function errorText(body: string): string {
   try {
     found = texts(parseXml(body, "errors"));
   } catch {
-    return body.replace(/<[^<>]*>/g, " ");
+    return body.slice(0, maxXmlCharacters).replace(/<[^<>]*>/g, " ");
   }
   const messages = found.filter(([path]) => path.endsWith("error-message"));
   return (messages.length > 0 ? messages : found).map(([, text]) => text).join(" ");
@@ -379,12 +392,13 @@ function errorText(body: string): string {
 /** `12, 14-18` in ascending order. Throws for everything else, an empty list and a VLAN that is in it twice too. */
 export function parseVlans(list: string, highest: number): number[] {
   const vlans = new Set<number>();
+  const shown = list.slice(0, maxWordsCharacters);
   for (const item of list.split(",")) {
     const [, from, to = from] = /^\s*(\d{1,4})(?:\s*-\s*(\d{1,4}))?\s*$/.exec(item) ?? [];
     const [first, last] = [Number(from), Number(to)];
-    if (!(first >= 1 && first <= last && last <= highest)) throw new Error(`'${list}' is not a list of VLANs`);
+    if (!(first >= 1 && first <= last && last <= highest)) throw new Error(`'${shown}' is not a list of VLANs`);
     for (let vlan = first; vlan <= last; vlan++) {
-      if (vlans.has(vlan)) throw new Error(`VLAN ${vlan} is twice in '${list}'`);
+      if (vlans.has(vlan)) throw new Error(`VLAN ${vlan} is twice in '${shown}'`);
       vlans.add(vlan);
     }
   }
