@@ -110,7 +110,7 @@ describe("a server that other machines can reach", () => {
     const ask = async (host: string) =>
       (await fetch(`${server.url.replace("127.0.0.1", host)}/networks`, { headers: credentials, tls: { rejectUnauthorized: false } }))
         .status;
-    const statuses = [await ask("127.0.0.1"), await ask(other!.address), await ask(other!.address)];
+    const statuses = [await ask("127.0.0.1"), await ask(other.address), await ask(other!.address)];
     await server.stop();
     expect(server.log()).not.toContain("9f2e");
     const warnings = (log: string) =>
@@ -129,7 +129,7 @@ describe("a server that other machines can reach", () => {
     const { statuses, atStart, later } = await seen({});
     expect(statuses).toEqual([401, 401, 401]);
     expect(atStart).toEqual([expect.stringContaining("other machines send their passwords over plain HTTP")]);
-    expect(later.map(({ address }) => address)).toEqual([other!.address]);
+    expect(later.map(({ address }) => address)).toEqual([other.address]);
   });
 
   test("refuses them with require_tls, and says so where that is everybody", async () => {
@@ -140,7 +140,7 @@ describe("a server that other machines can reach", () => {
     // A proxy may bring others.
     expect(await seen({ require: true, proxies: "192.0.2.1" })).toEqual({ statuses: [401, 403, 403], atStart: [], later: [] });
     // One that says nothing of its clients is not believed to have any that use TLS.
-    expect(await seen({ require: true, proxies: other!.address })).toMatchObject({ statuses: [401, 403, 403] });
+    expect(await seen({ require: true, proxies: other.address })).toMatchObject({ statuses: [401, 403, 403] });
     expect(await seen({ require: true, proxies: "127.0.0.1" })).toMatchObject({ statuses: [403, 403, 403] });
   });
 
