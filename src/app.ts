@@ -123,7 +123,8 @@ function logRequest({ log }: Context, refusals: Refusals, request: Request, stat
     user: identity?.caller.user?.label ?? null,
     address: arrival.address,
   };
-  if (status >= 400 && (identity === null || identity === anonymous)) refusals.note(level, line);
+  const isStranger = identity === null || identity === anonymous;
+  if (status === statusOf.TooManyRequestsError || (status >= 400 && isStranger)) refusals.note(level, line);
   else log[level]("request", line);
 }
 

@@ -16,8 +16,8 @@ export interface Arrival {
    * ValidationError for a body that is malformed, UnavailableError when there is no memory for it.
    */
   body(limitBytes: number): Promise<Uint8Array>;
-  /** The client has proved who it is: its connection is no stranger's any more. */
-  signedIn(): void;
+  /** The client has proved that it is this user: its connection is no stranger's any more. */
+  signedIn(user: number): void;
   /** Answer a WebSocket handshake; false when the request is none. Absent where there is no connection to upgrade. */
   readonly upgrade?: (tunnel: Tunnel, headers: Record<string, string>) => boolean;
 }

@@ -7,6 +7,7 @@ import { Refusal } from "./head.ts";
 import { tuneListener } from "./listener.ts";
 import { fileLimit, Places, placesFor } from "./places.ts";
 import { noProxies, type Proxies } from "./proxies.ts";
+import { Strangers } from "./strangers.ts";
 import { WebSockets } from "./websockets.ts";
 
 // The HTTP server (see docs/decisions/0002-front.md): who may connect, and what becomes of connections. A connection's
@@ -76,6 +77,7 @@ class ConnectionFront implements Front {
       app,
       places: new Places(this.places),
       budget: new Budget(budgetBytes),
+      strangers: new Strangers(),
       webSockets: new WebSockets(),
       proxies,
       refused,

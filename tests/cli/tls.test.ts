@@ -190,7 +190,7 @@ describe("a password over plain HTTP", () => {
 
   test("to another machine is warned about, beside what is printed", async () => {
     const { port } = serve(null, "0.0.0.0");
-    const url = `http://${elsewhere!.address}:${port}`;
+    const url = `http://${elsewhere.address}:${port}`;
     const { status, out, err } = await run({ HAAS_ENDPOINT: url, ...password }, ["list_networks", "--json"]);
     expect({ status, err }).toEqual({ status: 0, err: warning(url) });
     expect(JSON.parse(out)).toHaveProperty("net");

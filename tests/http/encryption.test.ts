@@ -100,6 +100,7 @@ describe("a server that other machines can reach", () => {
     .flatMap((list) => list ?? [])
     .filter(({ internal, family }) => !internal && family === "IPv4");
   if (!other) throw new Error("These tests need an IPv4 address of this machine beside the loopback's.");
+  const { address } = other;
 
   /** Its start's warnings about plain HTTP, and what it answers to a password from this machine, and as if from another. */
   async function seen(options: Partial<ServerOptions> & { require?: boolean; proxies?: string }) {
@@ -110,7 +111,7 @@ describe("a server that other machines can reach", () => {
     const ask = async (host: string) =>
       (await fetch(`${server.url.replace("127.0.0.1", host)}/networks`, { headers: credentials, tls: { rejectUnauthorized: false } }))
         .status;
-    const statuses = [await ask("127.0.0.1"), await ask(other!.address), await ask(other!.address)];
+    const statuses = [await ask("127.0.0.1"), await ask(address), await ask(address)];
     await server.stop();
     expect(server.log()).not.toContain("9f2e");
     const warnings = (log: string) =>
@@ -129,7 +130,7 @@ describe("a server that other machines can reach", () => {
     const { statuses, atStart, later } = await seen({});
     expect(statuses).toEqual([401, 401, 401]);
     expect(atStart).toEqual([expect.stringContaining("other machines send their passwords over plain HTTP")]);
-    expect(later.map(({ address }) => address)).toEqual([other!.address]);
+    expect(later.map(({ address }) => address)).toEqual([address]);
   });
 
   test("refuses them with require_tls, and says so where that is everybody", async () => {
@@ -140,7 +141,7 @@ describe("a server that other machines can reach", () => {
     // A proxy may bring others.
     expect(await seen({ require: true, proxies: "192.0.2.1" })).toEqual({ statuses: [401, 403, 403], atStart: [], later: [] });
     // One that says nothing of its clients is not believed to have any that use TLS.
-    expect(await seen({ require: true, proxies: other!.address })).toMatchObject({ statuses: [401, 403, 403] });
+    expect(await seen({ require: true, proxies: address })).toMatchObject({ statuses: [401, 403, 403] });
     expect(await seen({ require: true, proxies: "127.0.0.1" })).toMatchObject({ statuses: [403, 403, 403] });
   });
 
