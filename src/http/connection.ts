@@ -443,7 +443,7 @@ export class Connection implements Guest {
 
   #linger(): void {
     this.#until = new Deadline(lingerMs);
-    this.socket.end();
+    this.socket.shutdown();
   }
 
   // WebSockets.
