@@ -16,6 +16,7 @@ import {
   validation,
 } from "./errors.ts";
 import { type Arrival, arrivalOf } from "./http/arrival.ts";
+import { requireEncrypted } from "./http/encryption.ts";
 import { hostCheck, refuseForeignChange } from "./http/origin.ts";
 import { Refusals } from "./http/refusals.ts";
 import { shortened } from "./log.ts";
@@ -70,6 +71,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
   for (const { hooks } of elysia.routes) withoutDetails(hooks.body);
   // Everybody who can reach it may do everything, and a browser reaches it for whatever page it shows.
   const checkHost = ctx.config.auth.backend === "null" ? hostCheck(ctx.config.http.hosts) : null;
+  const checkEncryption = requireEncrypted(ctx.config, ctx.log);
 
   // Unique over restarts, and readable aloud.
   const idPrefix = randomBytes(4).toString("hex");
@@ -89,6 +91,7 @@ export function createApp(ctx: Context, refusals = new Refusals(ctx.log)): App {
       factsOf.set(routed, facts);
       let response: Response;
       try {
+        checkEncryption(request, arrival);
         checkHost?.(request.headers.get("host"), arrival.boundAddress);
         refuseForeignChange(request, arrival.encrypted);
         checkQuery(request.url);
@@ -120,7 +123,8 @@ function logRequest({ log }: Context, refusals: Refusals, request: Request, stat
     user: identity?.caller.user?.label ?? null,
     address: arrival.address,
   };
-  if (status >= 400 && (identity === null || identity === anonymous)) refusals.note(level, line);
+  const isStranger = identity === null || identity === anonymous;
+  if (status === statusOf.TooManyRequestsError || (status >= 400 && isStranger)) refusals.note(level, line);
   else log[level]("request", line);
 }
 

@@ -37,12 +37,14 @@ export async function operate(uri: string, log: Log, operation: Operation): Prom
   startWatchdog(log);
   let ctx = await operation.open(null);
   const signal = untilSignal();
-  let work: Work;
+  let work: Work | null = null;
   try {
     work = operation.begin(ctx);
     await operation.started(ctx);
   } catch (error) {
-    await ctx.db.destroy();
+    // A front that listens would keep the process alive, and answer without a database.
+    await Promise.allSettled([operation.stopping(), work?.stop()]);
+    await within(closeTimeoutMs, ctx.db.destroy());
     throw error;
   }
   for (;;) {

@@ -12,6 +12,8 @@ import { messageOf, statusOf, UnavailableError } from "./errors.ts";
 import { type Front, listen } from "./http/front.ts";
 import { fileLimit } from "./http/places.ts";
 import { isLoopback } from "./http/arrival.ts";
+import { openCertificates } from "./http/certificates.ts";
+import { trustedProxies } from "./http/proxies.ts";
 import { Refusals } from "./http/refusals.ts";
 import { libvirt } from "./hardware/headnodes/libvirt.ts";
 import { mock as mockHeadnodes } from "./hardware/headnodes/mock.ts";
@@ -98,6 +100,7 @@ function openStateFile({ file, stateDir, databaseUri }: Config): StateFile {
 export async function serve(config: Config, options: { port: number; host: string; networks: boolean }): Promise<void> {
   requireNamedNullBackend(config, options.host);
   const log = openLog(config);
+  const certificates = await openCertificates(config, log);
   const door = new Door();
   const refusals = new Refusals(log);
   let front: Front | null = null;
@@ -109,15 +112,18 @@ export async function serve(config: Config, options: { port: number; host: strin
       door.open(ctx.db, createApp(ctx, refusals));
       front ??= listen(door, {
         ...options,
+        certificate: certificates && (() => certificates.current()),
+        proxies: trustedProxies(config.http.trustedProxies),
         refused: ({ type, msg }, { id, address, line }) =>
           refusals.note("info", { request: id, status: statusOf[type], address, line, refused: msg }),
       });
       return begin(ctx);
     },
     async started(ctx) {
+      warnOfPlainHttp(config, options.host, log);
       await warnOfSurprises(ctx);
       cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) => log.warning("half-made headnodes are left", { error: messageOf(error) }));
-      const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front!.port}`;
+      const url = `${certificates === null ? "http" : "https"}://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front!.port}`;
       log.info("serving", {
         url,
         documentation: `${url}/swagger`,
@@ -129,7 +135,8 @@ export async function serve(config: Config, options: { port: number; host: strin
       });
     },
     stopping: async () => {
-      await front!.stop(requestGraceMs);
+      await front?.stop(requestGraceMs);
+      certificates?.stop();
       refusals.flush();
       await within(closeTimeoutMs, cleaning);
     },
@@ -174,6 +181,22 @@ function openLog(config: Config): Log {
     return log;
   } catch (error) {
     throw new ConfigError(`${config.file}: [general] log_dir: ${config.logDir} can't be written: ${messageOf(error)}.`);
+  }
+}
+
+/** Passwords that others can read on their way, and a demand for TLS that nobody can meet. */
+function warnOfPlainHttp({ http, auth }: Config, host: string, log: Log): void {
+  if (http.tls !== null || isLocal(host)) return;
+  if (http.requireTls) {
+    if (http.trustedProxies.length > 0) return;
+    log.warning(
+      "require_tls is set, but there is neither TLS nor a trusted proxy: all other machines are refused; set tls_cert and tls_key in [general], or trusted_proxies",
+    );
+  } else if (auth.backend === "database") {
+    log.warning(
+      "other machines send their passwords over plain HTTP, for whoever is on the way to read: set tls_cert and tls_key in [general] (`haas certificate` makes them), or put a proxy with TLS in front and set require_tls",
+      { host },
+    );
   }
 }
 
@@ -270,12 +293,14 @@ export async function createAdminUser(config: Config, username: string, password
 
 /** Everybody who can reach a server with the null backend is an administrator of it. */
 function requireNamedNullBackend(config: Config, host: string): void {
-  if (config.auth.backend === "null" && !config.auth.named && host !== "localhost" && !isLoopback(host)) {
+  if (config.auth.backend === "null" && !config.auth.named && !isLocal(host)) {
     throw new ConfigError(
       `Without authentication haas serves this machine only, not ${host}. Name a backend in [extensions] of haas.cfg: haas.ext.auth.database, or haas.ext.auth.null if that is what you want.`,
     );
   }
 }
+
+const isLocal = (host: string): boolean => host === "localhost" || isLoopback(host);
 
 async function orDestroy<T>(db: Db, build: () => Promise<T>): Promise<T> {
   try {

@@ -15,8 +15,10 @@ const countLimit = 20;
 const firstGapMs = 100;
 /** The longest pause between two guesses from one address, and at one account. The owner of an attacked account waits for one of the latter. */
 const longestGapMs = { address: 5_000, account: 2_000 };
-/** Who would wait for longer is told so at once. */
+/** Whose turn is later is told so at once. */
 const waitLimitMs = 10_000;
+/** Whose turn came, and who waits for others to be verified, is told so after this. */
+const patienceMs = 30_000;
 /** How many may wait: of an address or at an account whose guesses were right so far, and altogether. */
 const lineLimit = 64;
 const totalLimit = 256;
@@ -67,7 +69,7 @@ export class Guesses {
       key,
       verify: attempt.verify,
       rank: attempts.count,
-      patience: new Deadline(waitLimitMs),
+      patience: new Deadline(patienceMs),
       verdict: Promise.withResolvers(),
     };
     attempts.add(1);
@@ -119,7 +121,7 @@ export class Guesses {
     }
     clearTimeout(this.#timer ?? undefined);
     const idle = this.#active.size < verifiersAtOnce;
-    const pauses = this.#waiting.map((guess) => Math.min(guess.patience.left, idle ? this.#waitOf(guess) || waitLimitMs : waitLimitMs));
+    const pauses = this.#waiting.map((guess) => Math.min(guess.patience.left, (idle && this.#waitOf(guess)) || patienceMs));
     this.#timer = pauses.length === 0 ? null : setTimeout(() => this.#goOn(), Math.ceil(Math.min(...pauses)));
   }
 

@@ -70,6 +70,8 @@ export const optionSpecs = {
     about: "for a system of a chassis whose systems share one BMC: its IPMB address, as in 0x82 or 0x82@7 (with the BMC's channel)",
   },
   caFile: { flag: "--ca-file", value: "FILE", about: "certificates on the server that the switch's is checked against" },
+  cert: { flag: "--cert", value: "FILE", about: "where to put the certificate (default haas-cert.pem)" },
+  key: { flag: "--key", value: "FILE", about: "where to put its key (default haas-key.pem)" },
 } as const satisfies Record<string, OptionSpec>;
 
 export type OptionName = keyof typeof optionSpecs;

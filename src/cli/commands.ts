@@ -1,4 +1,5 @@
 import { bootCommands } from "./boot.ts";
+import { certificateCommand } from "./certificate.ts";
 import { type Command, local, UsageError } from "./command.ts";
 import { completionScript, shells } from "./completion.ts";
 import { headnodeCommands } from "./headnodes.ts";
@@ -15,6 +16,7 @@ import { userCommands } from "./users.ts";
 /** Every command, in the order of `haas help`. */
 export const commands: readonly Command[] = [
   ...serverCommands,
+  certificateCommand,
   ...userCommands,
   ...projectCommands,
   ...nodeCommands,

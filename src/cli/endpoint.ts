@@ -1,9 +1,15 @@
+import { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { ApiError, type Client, createClient, EndpointError } from "../client/http.ts";
 import { type Config, ConfigError, findConfigFile, loadConfig } from "../config.ts";
+import { messageOf } from "../errors.ts";
 
 type Env = Record<string, string | undefined>;
 
-/** The server that this command talks to: HAAS_ENDPOINT, else the config file, which is read only if it is needed or asked for. */
+/**
+ * The server that this command talks to: HAAS_ENDPOINT, else the config file, which is read only if it is needed or
+ * asked for. So is the file of the certificate authority: HAAS_CA_FILE, else what the config file names, if it is read.
+ */
 export function findServer(configOption: string | undefined, env: Env): Client {
   const fromEnv = env.HAAS_ENDPOINT || null;
   const file = fromEnv === null || configOption !== undefined ? findConfigFile(configOption, env) : null;
@@ -15,13 +21,39 @@ export function findServer(configOption: string | undefined, env: Env): Client {
     const where = file === null ? "in the [client] section of haas.cfg" : `in the [client] section of ${file}`;
     throw new ConfigError(`No server is configured: set HAAS_ENDPOINT, for example to http://127.0.0.1:5000, or endpoint ${where}.`);
   }
+  const caFile = env.HAAS_CA_FILE || config?.clientCaFile || null;
+  const ca =
+    caFile === null || !/^https:/i.test(endpoint)
+      ? undefined
+      : readAuthority(caFile, env.HAAS_CA_FILE ? "HAAS_CA_FILE" : `${file}: [client] ca_file`);
   try {
-    return hinting(createClient({ endpoint, username: env.HAAS_USERNAME, password: env.HAAS_PASSWORD }), env);
+    const client = createClient({ endpoint, username: env.HAAS_USERNAME, password: env.HAAS_PASSWORD, ca });
+    if (client.exposed && client.hasCredentials)
+      process.stderr.write(`warning: the password goes to ${client.endpoint} without TLS: whoever is on the way can read it.\n`);
+    return hinting(client, env);
   } catch (error) {
     if (error instanceof EndpointError)
       throw new ConfigError(`${fromEnv === null ? `${file}: [client] endpoint` : "HAAS_ENDPOINT"}: ${error.message}`);
     throw error;
   }
+}
+
+/** The certificates (PEM) in a file. `option` is what named it. */
+function readAuthority(file: string, option: string): string {
+  let text: string;
+  try {
+    text = readFileSync(file, "latin1");
+  } catch (error) {
+    throw new ConfigError(`${option}: ${file} can't be read: ${messageOf(error)}.`);
+  }
+  const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+  try {
+    certificates.map((certificate) => new X509Certificate(certificate));
+  } catch {
+    throw new ConfigError(`${option}: ${file} holds a certificate that can't be read.`);
+  }
+  if (certificates.length === 0) throw new ConfigError(`${option}: ${file} holds no certificate in PEM form.`);
+  return certificates.join("\n");
 }
 
 export function printWarnings({ warnings }: Config): void {

@@ -1,4 +1,7 @@
+import { connect, getCACertificates } from "node:tls";
 import { messageOf } from "../errors.ts";
+
+const probeTimeoutMs = 3_000;
 
 export type Method = "GET" | "PUT" | "POST" | "PATCH" | "DELETE";
 
@@ -43,6 +46,8 @@ export interface ClientSettings {
   /** Sent as HTTP basic credentials when both are given. */
   readonly username?: string | undefined;
   readonly password?: string | undefined;
+  /** Certificates (PEM) of authorities to trust beside the system's; for an https endpoint. */
+  readonly ca?: string | undefined;
   /** For the whole request. Power commands wait for a BMC, hence the long default. */
   readonly requestTimeoutMs?: number;
 }
@@ -50,14 +55,17 @@ export interface ClientSettings {
 export interface Client {
   readonly endpoint: string;
   readonly hasCredentials: boolean;
+  /** Others can read what is sent: it leaves this machine without TLS. */
+  readonly exposed: boolean;
   /** The answer: parsed JSON, else text, else null when it is empty. Rejects with ApiError or UnreachableError. */
   call(call: Call): Promise<unknown>;
   /** A WebSocket, with the same credentials. */
   socket(path: readonly string[]): WebSocket;
 }
 
-export function createClient({ endpoint, username, password, requestTimeoutMs = 120_000 }: ClientSettings): Client {
+export function createClient({ endpoint, username, password, ca, requestTimeoutMs = 120_000 }: ClientSettings): Client {
   const base = parseEndpoint(endpoint);
+  const tls = base.encrypted ? { tls: { ca: authorities(ca), rejectUnauthorized: true } } : {};
   const headers: Record<string, string> = { accept: "application/json, text/plain" };
   const credentials = username !== undefined && password !== undefined ? `${username}:${password}` : base.credentials;
   if (credentials !== null) headers.authorization = `Basic ${Buffer.from(credentials).toString("base64")}`;
@@ -65,7 +73,8 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
   return {
     endpoint: base.shown,
     hasCredentials: credentials !== null,
-    socket: (path) => new WebSocket(base.address.replace(/^http/, "ws") + encodePath(path), { protocols: ["binary"], headers }),
+    exposed: !base.encrypted && !base.local,
+    socket: (path) => new WebSocket(base.address.replace(/^http/, "ws") + encodePath(path), { protocols: ["binary"], headers, ...tls }),
     async call({ method, path, body, query, text, timeoutMs = requestTimeoutMs }) {
       let response: Response;
       let answer: string;
@@ -79,10 +88,12 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
           signal: AbortSignal.timeout(timeoutMs),
           // Bun gives up by itself after six minutes of silence; the signal is the only limit.
           timeout: false,
+          ...tls,
         });
         answer = await response.text();
       } catch (error) {
-        throw new UnreachableError(base.shown, reason(error, timeoutMs));
+        const why = isClosed(error) && !base.encrypted && (await speaksTls(base.address)) ? plainToTls : reason(error, timeoutMs);
+        throw new UnreachableError(base.shown, why);
       }
       if (!response.ok) throw toApiError(response, answer);
       if (answer === "") return null;
@@ -93,8 +104,18 @@ export function createClient({ endpoint, username, password, requestTimeoutMs = 
   };
 }
 
-/** The address without a trailing slash; credentials in it are used, but never shown. */
-function parseEndpoint(endpoint: string): { address: string; shown: string; credentials: string | null } {
+interface Endpoint {
+  /** Without a trailing slash, and without credentials. */
+  readonly address: string;
+  readonly shown: string;
+  readonly credentials: string | null;
+  readonly encrypted: boolean;
+  /** It is this machine, by a name or an address of the loopback. */
+  readonly local: boolean;
+}
+
+/** Credentials in the address are used, but never shown. */
+function parseEndpoint(endpoint: string): Endpoint {
   const url = URL.canParse(endpoint) ? new URL(endpoint) : null;
   const shown = JSON.stringify(endpoint.replace(/^(\w+:\/\/)?.*@/s, "$1"));
   if (!url || !/^https?:$/.test(url.protocol) || url.search !== "" || url.hash !== "") {
@@ -107,8 +128,14 @@ function parseEndpoint(endpoint: string): { address: string; shown: string; cred
     throw new EndpointError(`The credentials of the endpoint ${shown} hold a % that is no escape; write it as %25.`);
   }
   const address = url.origin + url.pathname.replace(/\/+$/, "");
-  return { address, shown: address, credentials };
+  const local = /^(.+\.)?localhost\.?$|^127(\.\d+){3}$|^\[::1\]$/.test(url.hostname);
+  return { address, shown: address, credentials, encrypted: url.protocol === "https:", local };
 }
+
+/** Everybody's, the system's, and one's own. */
+const authorities = (own: string | undefined): string[] => [
+  ...new Set([...getCACertificates("default"), ...getCACertificates("system"), ...(own === undefined ? [] : [own])]),
+];
 
 const encodePath = (segments: readonly string[]): string =>
   segments.map((segment) => `/${encodeURIComponent(segment.toWellFormed())}`).join("");
@@ -135,12 +162,50 @@ function toApiError(response: Response, answer: string): ApiError {
   );
 }
 
+const unknownAuthority =
+  "its certificate is signed by an authority that is not known here; set HAAS_CA_FILE, or ca_file in [client] of haas.cfg, to a file with the authority's certificate";
+const plainToTls = "it expects TLS; its address begins with https://";
+
+/** What is wrong with the TLS of a server, by the code of Bun's error. */
+const tlsReasons: Record<string, string> = {
+  DEPTH_ZERO_SELF_SIGNED_CERT: unknownAuthority,
+  SELF_SIGNED_CERT_IN_CHAIN: unknownAuthority,
+  UNABLE_TO_GET_ISSUER_CERT: unknownAuthority,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: unknownAuthority,
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: unknownAuthority,
+  ERR_TLS_CERT_ALTNAME_INVALID: "its certificate is for other names than this one",
+  CERT_HAS_EXPIRED: "its certificate has expired",
+  CERT_NOT_YET_VALID: "its certificate is not valid yet; is the clock of this machine right?",
+  EPROTO: "there is no TLS, or none that is safe, on this port",
+};
+
+const isClosed = (error: unknown): boolean => isObject(error) && (error.code === "ConnectionClosed" || error.code === "ECONNRESET");
+
+/** Whether a server that closed the connection for plain HTTP would have taken TLS. Nothing is sent to it but the handshake. */
+function speaksTls(address: string): Promise<boolean> {
+  const { hostname, port } = new URL(address);
+  const host = hostname.replace(/^\[(.*)\]$/, "$1");
+  return new Promise((resolve) => {
+    const socket = connect({ host, port: Number(port || 80), rejectUnauthorized: false, timeout: probeTimeoutMs });
+    const end = (answer: boolean) => {
+      socket.destroy();
+      resolve(answer);
+    };
+    socket
+      .once("secureConnect", () => end(true))
+      .once("timeout", () => end(false))
+      .once("error", () => end(false))
+      .once("close", () => end(false));
+  });
+}
+
 /** Why there was no answer, in words that do not repeat the address. */
 function reason(error: unknown, timeoutMs: number): string {
   if (error instanceof DOMException && error.name === "TimeoutError") return `no answer within ${timeoutMs / 1000} s`;
   const code = isObject(error) ? error.code : undefined;
   if (code === "ConnectionRefused" || code === "ECONNREFUSED") return "connection refused";
-  if (code === "ConnectionClosed" || code === "ECONNRESET") return "the connection was closed before an answer came";
+  if (isClosed(error)) return "the connection was closed before an answer came";
+  if (typeof code === "string" && code in tlsReasons) return tlsReasons[code]!;
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") return "no such host";
   if (code === "FailedToOpenSocket") return "no such host, or no way to it";
   return messageOf(error)

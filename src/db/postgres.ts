@@ -59,6 +59,8 @@ export class PostgresServer implements Probe, Dialect {
   #pool: pg.Pool;
   #connected = 0;
   #connecting = 0;
+  #looking = false;
+  /** Until the next look, when nothing is answered still. */
   #ticksToLook = 0;
 
   constructor(private readonly uri: string) {
@@ -177,9 +179,12 @@ export class PostgresServer implements Probe, Dialect {
   #tick(): void {
     for (const waiting of this.#waiting) waiting.ticks++;
     const [oldest] = this.#waiting;
-    if (!oldest || oldest.ticks < slowTicks || this.#ticksToLook-- > 0) return;
-    this.#ticksToLook = slowTicks + probeTicks;
-    this.probe().catch((error: unknown) => this.availability.lost(error));
+    if (!oldest || oldest.ticks < slowTicks || this.#looking || this.#ticksToLook-- > 0) return;
+    this.#looking = true;
+    this.#ticksToLook = slowTicks;
+    this.probe()
+      .catch((error: unknown) => this.availability.lost(error))
+      .finally(() => (this.#looking = false));
   }
 
   /** In a connection of its own. */

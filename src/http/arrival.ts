@@ -9,13 +9,15 @@ export interface Arrival {
   readonly boundAddress: string;
   /** Whether nobody on the way can read it: by TLS to haas, or to a trusted proxy. */
   readonly encrypted: boolean;
+  /** No trusted proxy brought it: `address` is that of whoever is connected. */
+  readonly direct: boolean;
   /**
    * The whole body; nothing of it is read before. Rejects with a HaasError: PayloadTooLargeError above `limitBytes`,
    * ValidationError for a body that is malformed, UnavailableError when there is no memory for it.
    */
   body(limitBytes: number): Promise<Uint8Array>;
-  /** The client has proved who it is: its connection is no stranger's any more. */
-  signedIn(): void;
+  /** The client has proved that it is this user: its connection is no stranger's any more. */
+  signedIn(user: number): void;
   /** Answer a WebSocket handshake; false when the request is none. Absent where there is no connection to upgrade. */
   readonly upgrade?: (tunnel: Tunnel, headers: Record<string, string>) => boolean;
 }
@@ -25,6 +27,7 @@ export const arrivalOf = (request: Request): Arrival => ({
   address: "",
   boundAddress: "127.0.0.1",
   encrypted: false,
+  direct: true,
   body: async () => new Uint8Array(await request.arrayBuffer()),
   signedIn: () => {},
 });

@@ -4,6 +4,9 @@ import { Refusal } from "./head.ts";
 /** Of the line before a chunk, extensions included, and of everything behind the last chunk. */
 const chunkLineLimitBytes = 256;
 const trailerLimitBytes = 4 * 1024;
+/** What may be no data in a body in chunks: so much, and twice the data. Whoever sends crumbs wants haas to work for them. */
+const overheadLimitBytes = 16 * 1024;
+const overheadPerByte = 2;
 
 const malformed = new Refusal("ValidationError", "The request is malformed: its body is not in chunks as it should be.");
 
@@ -14,6 +17,8 @@ export class BodyDecoder {
   #left = 0;
   #line = "";
   #trailerBytes = 0;
+  #overheadBytes = 0;
+  #dataBytes = 0;
 
   constructor(framing: Framing) {
     this.#state = framing === "chunked" ? "size" : framing === 0 ? "done" : "data";
@@ -38,6 +43,7 @@ export class BodyDecoder {
         take(part);
         at += part.byteLength;
         this.#left -= part.byteLength;
+        this.#dataBytes += part.byteLength;
         if (this.#left === 0) this.#state = this.#state === "data" ? "done" : "chunkEnd";
         continue;
       }
@@ -46,6 +52,8 @@ export class BodyDecoder {
       const piece = bytes.toString("latin1", at, end === -1 ? bytes.byteLength : end + 1);
       at += piece.length;
       this.#line += piece;
+      this.#overheadBytes += piece.length;
+      if (this.#overheadBytes > overheadLimitBytes + overheadPerByte * this.#dataBytes) return malformed;
       if (this.#state === "trailer") this.#trailerBytes += piece.length;
       if (
         this.#line.length > (this.#state === "trailer" ? trailerLimitBytes : chunkLineLimitBytes) ||

@@ -10,6 +10,8 @@ import { type Budget, compact, copied } from "./budget.ts";
 import { findHeadEnd, type Head, parseHead, Refusal } from "./head.ts";
 import { Outbox } from "./outbox.ts";
 import type { Guest, Places } from "./places.ts";
+import type { Proxies } from "./proxies.ts";
+import type { Strangers } from "./strangers.ts";
 import type { Handshake, WebSockets } from "./websockets.ts";
 
 /** A client has so long for a whole request, and for taking an answer; a large one gets a second more for so many bytes. */
@@ -35,10 +37,9 @@ export interface House {
   readonly app: App;
   readonly places: Places;
   readonly budget: Budget;
+  readonly strangers: Strangers;
   readonly webSockets: WebSockets;
-  /** Who is behind a peer, and whether its way is encrypted, as trusted proxies tell. */
-  clientOf(peer: string, headers: Headers): { address: string; encrypted: boolean };
-  isProxy(peer: string): boolean;
+  readonly proxies: Proxies;
   /** A request that the app never sees was refused. */
   refused(refusal: Refusal, facts: { id: string; address: string; line: string }): void;
   /** Those that have a place. */
@@ -60,17 +61,18 @@ interface Sink {
 }
 
 /**
- * head: a request is awaited, or is on its way. request: it is with the app. flush: the client takes its answer.
+ * head: a request is awaited, or is on its way. queued: a stranger's, which waits for its turn. request: it is with the app. flush: the client takes its answer.
  * swallow: what is left of its body is read past. stream: the answer has no end that is known. tunnel: it became a
  * WebSocket. closing: all is said. gone: there is no connection any more.
  */
-type Stage = "head" | "request" | "flush" | "swallow" | "stream" | "tunnel" | "closing" | "gone";
+type Stage = "head" | "queued" | "request" | "flush" | "swallow" | "stream" | "tunnel" | "closing" | "gone";
 
 /** One client's connection: one request after the other, each answered before the next is looked at. */
 export class Connection implements Guest {
   readonly peer: string;
   readonly from: string | null;
   known: boolean;
+  user: number | null = null;
   readonly #out = new Outbox();
   #stage: Stage = "head";
   /** What came and was not used yet, and how much of it is known to hold no end of a head. */
@@ -86,6 +88,10 @@ export class Connection implements Guest {
   #decoder = new BodyDecoder(0);
   #sink: Sink | null = null;
   #closeAfter = false;
+  /** It is this stranger's turn. */
+  #isNext = false;
+  /** What is left of the time for the request in hand; haas's own turns don't count. */
+  #leftMs = 0;
   #swallowed = 0;
   #lingered = 0;
   #handshake: Handshake | null = null;
@@ -101,7 +107,7 @@ export class Connection implements Guest {
     readonly raw: Socket<any>,
   ) {
     this.peer = socket.remoteAddress;
-    this.from = house.isProxy(this.peer) ? null : addressKey(this.peer);
+    this.from = house.proxies.has(this.peer) ? null : addressKey(this.peer);
     this.known = this.from !== null && (isThisMachine(this.peer) || house.places.isKnown(this.from));
   }
 
@@ -114,7 +120,7 @@ export class Connection implements Guest {
 
   /** Whether it has a request in hand that is worth waiting for: tunnels and streams have no end of their own. */
   get isBusy(): boolean {
-    return this.#stage === "request" || this.#stage === "flush";
+    return this.#stage === "queued" || this.#stage === "request" || this.#stage === "flush";
   }
 
   // What the socket tells.
@@ -192,6 +198,7 @@ export class Connection implements Guest {
     if (!this.#until?.passed) return;
     const incomplete = (this.#stage === "head" && this.#input.byteLength > 0) || (this.#stage === "request" && this.#sink !== null);
     if (incomplete) this.refuse(new Refusal("RequestTimeoutError", "The request did not arrive in time."));
+    else if (this.#stage === "queued") this.refuse(new Refusal("UnavailableError", "Too many requests at once; try again."));
     else this.abort();
   }
 
@@ -212,7 +219,8 @@ export class Connection implements Guest {
     this.#count();
     if (this.#isOver()) return;
     const reading = this.#stage === "head" || this.#stage === "swallow" || this.#sink !== null;
-    if (!reading && this.#input.byteLength > aheadLimitBytes) this.#pause();
+    // A socket that is not ready leaves the event loop time for others.
+    if (this.#stage === "queued" || (!reading && this.#input.byteLength > aheadLimitBytes)) this.#pause();
     else this.#resume();
   }
 
@@ -229,6 +237,7 @@ export class Connection implements Guest {
       return;
     }
     if (end instanceof Refusal) return this.refuse(end);
+    if (!this.known && !this.#isNext) return this.#queue();
     const head = parseHead(this.#input, end);
     if (head instanceof Refusal) return this.refuse(head);
     this.#input = end === this.#input.byteLength ? empty : this.#input.subarray(end);
@@ -236,11 +245,23 @@ export class Connection implements Guest {
     this.#head = head;
     this.#stage = "request";
     // It is for the app now to say whether it wants the body, however long that takes.
+    this.#leftMs = this.#until?.left ?? 0;
     this.#until = null;
     this.#decoder = new BodyDecoder(head.body);
     this.#closeAfter = !head.keepAlive;
     if (this.#decoder.done) this.#complete();
     void this.#handle(head);
+  }
+
+  #queue(): void {
+    this.#stage = "queued";
+    this.house.strangers.add(this.from ?? this.peer, () => {
+      if (this.#stage !== "queued") return;
+      this.#stage = "head";
+      this.#isNext = true;
+      this.#advance();
+      this.#isNext = false;
+    });
   }
 
   /** The whole request is there: from now on it is haas's turn. */
@@ -253,15 +274,14 @@ export class Connection implements Guest {
     // The name of the server is no matter of the path, and may be none that a URL can have.
     const request = new Request(`http://haas${head.target}`, { method: head.method, headers: head.headers });
     const { socket } = this;
-    const client = this.house.clientOf(this.peer, request.headers);
+    const client = this.house.proxies.clientOf(this.peer, this.socket !== this.raw, request.headers);
     const arrival: Arrival = {
-      address: client.address,
+      ...client,
       get boundAddress() {
         return socket.localAddress;
       },
-      encrypted: this.socket !== this.raw || client.encrypted,
       body: (limitBytes) => this.#body(limitBytes),
-      signedIn: () => void (this.#stage === "gone" || this.house.places.signedIn(this, addressKey(client.address))),
+      signedIn: (user) => void (this.#stage === "gone" || this.house.places.signedIn(this, addressKey(client.address), user)),
       ...(head.upgrade && {
         upgrade: (tunnel, headers) => {
           this.#handshake = this.house.webSockets.accept(request.headers, tunnel, headers);
@@ -284,7 +304,7 @@ export class Connection implements Guest {
     if (aborted) return Promise.reject(new AbortedError());
     return new Promise((resolve, reject) => {
       this.#sink = { limit, buffer: empty, bytes: 0, resolve, reject };
-      this.#until = this.#decoder.done ? null : new Deadline(requestMs);
+      this.#until = this.#decoder.done ? null : new Deadline(this.#leftMs);
       if (this.#head!.expectsContinue && this.#input.byteLength === 0 && !this.#decoder.done)
         this.#out.send(this.socket, "HTTP/1.1 100 Continue\r\n\r\n");
       this.#advance();

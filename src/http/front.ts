@@ -6,6 +6,8 @@ import { Connection, type House } from "./connection.ts";
 import { Refusal } from "./head.ts";
 import { tuneListener } from "./listener.ts";
 import { fileLimit, Places, placesFor } from "./places.ts";
+import { noProxies, type Proxies } from "./proxies.ts";
+import { Strangers } from "./strangers.ts";
 import { WebSockets } from "./websockets.ts";
 
 // The HTTP server (see docs/decisions/0002-front.md): who may connect, and what becomes of connections. A connection's
@@ -34,8 +36,7 @@ export interface FrontOptions {
   readonly port: number;
   /** The certificate and its key, as they are now; null for plain HTTP. */
   readonly certificate?: (() => TLSOptions) | null;
-  readonly clientOf?: House["clientOf"];
-  readonly isProxy?: House["isProxy"];
+  readonly proxies?: Proxies;
   readonly refused?: House["refused"];
   /** For tests: as if the process could have so many files open. */
   readonly files?: number;
@@ -70,18 +71,15 @@ class ConnectionFront implements Front {
   readonly #timer: Timer;
   #told = 0;
 
-  constructor(
-    app: App,
-    { host, port, certificate = null, clientOf, isProxy = () => false, refused = () => {}, files = fileLimit() }: FrontOptions,
-  ) {
+  constructor(app: App, { host, port, certificate = null, proxies = noProxies, refused = () => {}, files = fileLimit() }: FrontOptions) {
     this.places = placesFor(files);
     this.#house = {
       app,
       places: new Places(this.places),
       budget: new Budget(budgetBytes),
+      strangers: new Strangers(),
       webSockets: new WebSockets(),
-      clientOf: clientOf ?? ((address) => ({ address, encrypted: false })),
-      isProxy,
+      proxies,
       refused,
       connections: new Set(),
       evictLargest: () => this.#evictLargest(),

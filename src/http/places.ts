@@ -30,13 +30,22 @@ export interface Guest {
   readonly from: string | null;
   /** Somebody signed in on it, or it comes from this machine or an address that somebody signed in from. */
   known: boolean;
+  /** Who signed in on it last. */
+  user: number | null;
   /** Take its place away; called only while it waits. */
   evict(): void;
 }
 
+/** What one address, or one user, has. */
+interface Share {
+  held: number;
+  /** The longest first. */
+  readonly waiting: Set<Guest>;
+}
+
 /**
  * The places for connections. When there is none for a newcomer, the connection that has waited longest without a
- * complete request has to go: among those of the newcomer's address when that has its share, among all strangers
+ * complete request has to go: among those of the newcomer's address, or user, when that has its share, among all strangers
  * otherwise. Only when all others are being answered the newcomer is refused.
  */
 export class Places {
@@ -45,7 +54,8 @@ export class Places {
   readonly #strangersLimit: number;
   #strangers = 0;
   #taken = 0;
-  readonly #addresses = new Map<string, { held: number; readonly waiting: Set<Guest> }>();
+  readonly #addresses = new Map<string, Share>();
+  readonly #users = new Map<number, Share>();
   /** Who waits, the longest first: strangers, and the others. */
   readonly #waitingStrangers = new Set<Guest>();
   readonly #waitingKnown = new Set<Guest>();
@@ -91,34 +101,59 @@ export class Places {
   wait(guest: Guest): void {
     this.busy(guest);
     (guest.known ? this.#waitingKnown : this.#waitingStrangers).add(guest);
-    if (guest.from !== null) this.#addresses.get(guest.from)!.waiting.add(guest);
+    for (const share of this.#sharesOf(guest)) share.waiting.add(guest);
   }
 
   /** Its request is complete, and being answered. */
   busy(guest: Guest): void {
     (guest.known ? this.#waitingKnown : this.#waitingStrangers).delete(guest);
-    if (guest.from !== null) this.#addresses.get(guest.from)!.waiting.delete(guest);
+    for (const share of this.#sharesOf(guest)) share.waiting.delete(guest);
   }
 
-  /** Somebody signed in on it, whose own address is `address` behind a proxy. */
-  signedIn(guest: Guest, address: string): void {
+  /** `user` signed in on it, whose own address is `address` behind a proxy. */
+  signedIn(guest: Guest, address: string, user: number): void {
     if (!guest.known) {
       guest.known = true;
       this.#strangers--;
       if (this.#waitingStrangers.delete(guest)) this.#waitingKnown.add(guest);
     }
+    if (guest.user !== user) this.#joinUser(guest, user);
     if (guest.from === null || this.isKnown(address)) return;
     this.#knownAddresses.delete(address);
     if (this.#knownAddresses.size >= knownLimit) this.#knownAddresses.delete(this.#knownAddresses.keys().next().value!);
     this.#knownAddresses.set(address, new Deadline(knownMs));
   }
 
+  #joinUser(guest: Guest, user: number): void {
+    this.#leaveUser(guest);
+    const share = this.#users.get(user) ?? { held: 0, waiting: new Set() };
+    this.#users.set(user, share);
+    guest.user = user;
+    share.held++;
+    if (this.#waitingKnown.has(guest)) share.waiting.add(guest);
+    if (share.held > this.#share) evictFirst(share.waiting);
+  }
+
+  #leaveUser(guest: Guest): void {
+    const share = guest.user === null ? undefined : this.#users.get(guest.user);
+    share?.waiting.delete(guest);
+    if (share && --share.held === 0) this.#users.delete(guest.user!);
+    guest.user = null;
+  }
+
   leave(guest: Guest): void {
     this.busy(guest);
     this.#taken--;
     if (!guest.known) this.#strangers--;
-    if (guest.from === null) return;
-    if (--this.#addresses.get(guest.from)!.held === 0) this.#addresses.delete(guest.from);
+    this.#leaveUser(guest);
+    if (guest.from !== null && --this.#addresses.get(guest.from)!.held === 0) this.#addresses.delete(guest.from);
+  }
+
+  #sharesOf({ from, user }: Guest): Share[] {
+    const shares = [];
+    if (from !== null) shares.push(this.#addresses.get(from)!);
+    if (user !== null) shares.push(this.#users.get(user)!);
+    return shares;
   }
 }
 

@@ -138,14 +138,21 @@ export async function hold(tx: Tx, node: { id: number; label: string }, mine: st
     .execute();
 }
 
-/** Hold the node that `check` finds, when it is nobody else's turn any more. `BlockedError` when that takes too long. */
+/** Hold the node of this name, which `check` finds, when it is nobody else's turn any more. `BlockedError` when that takes too long. */
 export async function holdInTurn<N extends { id: number; label: string }>(
   db: Db,
   caller: Caller,
+  label: string,
   mine: string,
   check: (db: Db) => Promise<N>,
 ): Promise<N> {
-  const isFree = async () => !(await isHeld(db, (await check(db)).id, mine));
+  const isFree = async () => {
+    const node = await db.selectFrom("node").select(["id", "hold"]).where("label", "=", label).executeTakeFirst();
+    if (!node || node.hold === null || !(await isHeld(db, node.id, mine))) return true;
+    // Nobody waits for what is refused anyway.
+    await check(db);
+    return false;
+  };
   return inTurn(db, caller, idleWaitMs, isFree, (patient) =>
     write(db, async (tx) => {
       const found = await check(tx);

@@ -194,7 +194,7 @@ async function allocate(
  */
 export async function detachNode(ctx: Context, caller: Caller, label: string, nodeLabel: string): Promise<void> {
   const mine = newHold();
-  const node = await holdInTurn(ctx.db, caller, mine, (db) => checkDetach(db, caller, label, nodeLabel));
+  const node = await holdInTurn(ctx.db, caller, nodeLabel, mine, (db) => checkDetach(db, caller, label, nodeLabel));
   const { maintenance } = ctx.config;
   let moved: boolean;
   try {

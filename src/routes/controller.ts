@@ -92,7 +92,8 @@ async function signIn(ctx: Context, request: Request): Promise<Identity> {
   if (facts.identity) return facts.identity;
   facts.identity = await identify(ctx, request);
   facts.ended = calls.begin(facts.identity.caller);
-  if (facts.identity.caller.user !== null) facts.arrival.signedIn();
+  const { user } = facts.identity.caller;
+  if (user !== null) facts.arrival.signedIn(user.id);
   return facts.identity;
 }
 

@@ -160,6 +160,7 @@ describe("every published command makes its request", () => {
       "restore",
       "create_bridges",
       "delete_bridges",
+      "certificate",
       "boot_serve",
       "boot_dnsmasq",
       "boot_arm",

@@ -1,11 +1,13 @@
 import { afterEach, expect, test } from "bun:test";
 import pg from "pg";
+import { operate } from "../../src/lifetime.ts";
 import { Load } from "../support/load.ts";
 import { openDatabase, watchActions } from "../support/ports.ts";
 import { ownPostgres } from "../support/postgres.ts";
 import { pick, randomFrom, seed, shuffled, whole } from "../support/random.ts";
 import { expectDoneOnce } from "../support/seen.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
+import { startService } from "../support/service.ts";
 
 // PostgreSQL goes away and comes back under load.
 
@@ -127,3 +129,33 @@ test("a writer that stops with the lock in hand: reads go on, writes are 503 in 
   expect((await fetch(`${server.url}/project/p`, { method: "PUT" })).status).toBe(200);
   expect(await (await fetch(`${server.url}/projects`)).json()).toEqual(["p"]);
 }, 120_000);
+
+test("a server whose first change is not let through for too long ends with one line, and does not go on without a database", async () => {
+  const postgres = await ownPostgres({});
+  endings.push(() => postgres.stop());
+  const first = await startServer({ kind: "postgres", uri: postgres.uri });
+  await first.stop();
+  const holder = new pg.Client({ connectionString: postgres.uri });
+  await holder.connect();
+  endings.push(() => holder.end());
+  await holder.query("begin; select pg_advisory_xact_lock(4247001)");
+  await expect(startServer({ kind: "postgres", uri: postgres.uri })).rejects.toThrow(
+    /did not start: .*\nError: .*others were writing to it/s,
+  );
+}, 120_000);
+
+test("what fails once the server listens ends all that runs before the database is closed", async () => {
+  const service = await startService("postgres");
+  const events: string[] = [];
+  const { ctx } = service;
+  const isOpen = async () => (await ctx.db.selectFrom("project").select("id").execute()).length === 0;
+  const operation = operate("postgresql://unused", ctx.log, {
+    open: async () => ctx,
+    begin: () => ({ stop: async () => void events.push(`work stops: ${await isOpen()}`) }),
+    started: () => Promise.reject(new Error("the first change failed")),
+    stopping: async () => void events.push(`front stops: ${await isOpen()}`),
+  });
+  await expect(operation).rejects.toThrow("the first change failed");
+  expect(events.toSorted()).toEqual(["front stops: true", "work stops: true"]);
+  await expect(isOpen()).rejects.toThrow();
+});

@@ -67,11 +67,12 @@ async function serverWith(...algorithms: string[]): Promise<number> {
   return server.port;
 }
 
+/** Whether the terminal at the other end shows what is typed. What the shell makes of it depends on this user's own files. */
 async function answers(transport: Transport): Promise<boolean> {
-  transport.write("echo it-$((40 + 2))\n");
+  transport.write("echo it-works\n");
   let text = "";
-  for (let next: string | null = ""; next !== null && !text.includes("it-42"); text += next ?? "") next = await transport.read(5_000);
-  return text.includes("it-42");
+  for (let next: string | null = ""; next !== null && !text.includes("it-works"); text += next ?? "") next = await transport.read(5_000);
+  return text.includes("it-works");
 }
 
 /** The SSH clients of a process, by their process ids. */

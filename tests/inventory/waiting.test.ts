@@ -431,7 +431,7 @@ test("clients that go away while their calls wait leave the places at the end of
     const sockets = Array.from({ length: 256 }, () => {
       const socket = connect(port, "127.0.0.1");
       socket.on("error", () => {});
-      socket.write(`POST /project/p/connect_node HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+      socket.write(`POST /project/p/connect_node HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
       return socket;
     });
     const tried = () =>

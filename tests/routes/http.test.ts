@@ -460,6 +460,44 @@ describe("limits", () => {
     }
   }, 120_000);
 
+  test("a user has a quarter of the places, from however many addresses", async () => {
+    const users = listen(
+      {
+        async handle(request, arrival) {
+          arrival!.signedIn(Number(request.headers.get("x-user")));
+          return new Response("in");
+        },
+      },
+      { host: "127.0.0.1", port: 0, files: 192 },
+    );
+    const held: Connection[] = [];
+    const signIn = async (address: string, user: string) => {
+      const connection = (await Connection.open(address, users.port)).send(head("GET /", { "X-User": user }));
+      held.push(connection);
+      expect((await connection.reply()).text).toBe("in");
+      return connection;
+    };
+    try {
+      const other = await signIn("127.0.0.2", "1");
+      const first = await signIn("127.0.0.2", "2");
+      for (let i = 0; i < 16; i++) await signIn(`127.0.0.${3 + (i % 4)}`, "2");
+      expect(await first.rest()).toBe("");
+      expect((await other.send(head("GET /")).reply()).text).toBe("in");
+    } finally {
+      for (const connection of held) connection.close();
+      await users.stop(1_000);
+    }
+  });
+
+  test("strangers who ask without a pause are all answered, and so is who comes after them", async () => {
+    const connections = await Promise.all(Array.from({ length: 200 }, (_, i) => Connection.open(`127.0.3.${1 + (i % 20)}`)));
+    for (const connection of connections) connection.send(head("GET /projects").repeat(20));
+    const later = await Connection.open("127.0.4.1");
+    expect((await later.send(head("GET /projects")).reply()).status).toBe(200);
+    for (const connection of connections) for (let i = 0; i < 20; i++) expect((await connection.reply()).status).toBe(200);
+    for (const connection of [later, ...connections]) connection.close();
+  });
+
   test("a client has one deadline for a whole request, however it fills the time; a kept connection has more", async () => {
     const trickling: Timer[] = [];
     const trickle = (connection: Connection, byte: string) => void trickling.push(setInterval(() => connection.send(byte), 500));
@@ -580,6 +618,13 @@ describe("heads", () => {
     expect(reply.headers.get("connection")).toBe("close");
     expect(await connection.rest()).toBe("");
     expect(await projects()).not.toContain("x");
+    connection.close();
+  });
+
+  test("a body in crumbs is refused before it is whole", async () => {
+    const connection = await Connection.open();
+    connection.send(head("PUT /project/x", { "Transfer-Encoding": "chunked" }) + "1\r\n \r\n".repeat(8_000));
+    expect(told(await connection.reply())).toBe("400 ValidationError");
     connection.close();
   });
 

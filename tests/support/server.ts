@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { configText, type DatabaseKind, freshUri, scratch } from "./service.ts";
+import type { MadePair } from "./certificates.ts";
 import type { LogLevel } from "../../src/log.ts";
 import { freePort } from "./postgres.ts";
 
@@ -11,8 +12,9 @@ const pollMs = 15;
 
 /** `haas serve` as a process of its own, from source or, with HAAS_BINARY, as it is shipped. */
 export interface ServerProcess {
-  /** `http://127.0.0.1:port`, without a trailing slash. */
+  /** `http://127.0.0.1:port`, or https, without a trailing slash. */
   readonly url: string;
+  readonly port: number;
   readonly pid: number;
   /** What it wrote to standard error so far. */
   log(): string;
@@ -36,6 +38,10 @@ export interface ServerOptions {
   networks?: boolean;
   /** A port to serve on again, after a server that was killed. */
   port?: number;
+  /** Serve TLS with these files. */
+  tls?: MadePair;
+  /** Where it listens; the loopback by default. */
+  host?: string;
   /** Resolve as soon as the process exists; it may not answer yet. */
   early?: boolean;
   /** The compiled program, to run that whatever HAAS_BINARY says: it starts ten times as fast. */
@@ -64,6 +70,8 @@ export async function startServer({
   more = "",
   networks = true,
   port,
+  tls,
+  host,
   early = false,
   binary,
   env = {},
@@ -72,16 +80,25 @@ export async function startServer({
 }: ServerOptions): Promise<ServerProcess> {
   const { path, remove } = directory === undefined ? scratch() : { path: directory, remove: () => {} };
   const file = join(path, "haas.cfg");
+  if (tls) more = `[general]\ntls_cert = ${tls.certFile}\ntls_key = ${tls.keyFile}\n${more}`;
   writeFileSync(file, configText({ uri: uri ?? (await freshUri(kind, path)), auth, logLevel, more }), { mode: 0o600 });
   const served = port ?? (await freePort());
-  const url = `http://127.0.0.1:${served}`;
+  const url = `${tls ? "https" : "http"}://127.0.0.1:${served}`;
   const stderr = join(path, "stderr");
   writeFileSync(stderr, "");
   // A killed server can't remove its temporary files, so they are kept where they go with the rest.
   const temporary = join(path, "tmp");
   mkdirSync(temporary, { recursive: true });
   const child = Bun.spawn(
-    [...(binary === undefined ? program() : [binary]), "serve", String(served), "--config", file, ...(networks ? [] : ["--no-networks"])],
+    [
+      ...(binary === undefined ? program() : [binary]),
+      "serve",
+      String(served),
+      "--config",
+      file,
+      ...(networks ? [] : ["--no-networks"]),
+      ...(host === undefined ? [] : ["--host", host]),
+    ],
     {
       cwd: path,
       env: {
@@ -102,6 +119,7 @@ export async function startServer({
 
   const server: ServerProcess = {
     url,
+    port: served,
     pid: child.pid,
     log,
     signal: (signal) => child.kill(signal),
@@ -143,7 +161,11 @@ export async function startServer({
 /** Any answer will do: with authentication it is a 401. */
 async function answers(url: string): Promise<boolean> {
   try {
-    const answer = await fetch(`${url}/networks`, { keepalive: false, signal: AbortSignal.timeout(5_000) });
+    const answer = await fetch(`${url}/networks`, {
+      keepalive: false,
+      signal: AbortSignal.timeout(5_000),
+      tls: { rejectUnauthorized: false },
+    });
     await answer.arrayBuffer();
     return true;
   } catch {

@@ -59,7 +59,7 @@ const fatherDied = 1; // PR_SET_PDEATHSIG
 const SIGKILL = 9;
 /** ssh2's flag for servers that can't do groups of more than 4096 bits: then it asks for no larger ones. */
 const noLargeGroups = 1 << 3;
-const niceness = 5;
+const niceness = 2;
 
 const connections = new Map<number, Connection>();
 const report = (message: Report) => void process.send?.(message);

@@ -74,13 +74,16 @@ function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutM
     });
     let settled = false;
     let isTaken = false;
+    /** The host key that was found right: the device may begin a new key exchange whenever it likes. */
+    let accepted: string | null = null;
     const settle = () => {
       settled = true;
       clearTimeout(timer);
       options.signal?.removeEventListener("abort", giveUp);
     };
     const fail = (error: Error) => {
-      if (settled) return;
+      incoming.end(error.message);
+      if (settled) return link.end();
       settle();
       reject(error);
       link.end();
@@ -93,8 +96,11 @@ function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutM
       if (own || !isTaken) link.kill("haas's SSH client hung, and was ended");
     };
     const checkHostKey = async (presented: string) => {
-      const known = await options.knownHostKey(presented);
-      if (known === presented) return link.order({ kind: "verify", id: link.id, valid: true });
+      const known = accepted ?? (await options.knownHostKey(presented));
+      if (known === presented) {
+        accepted = known;
+        return link.order({ kind: "verify", id: link.id, valid: true });
+      }
       throw new LoginRefused(
         `it presents the host key ${presented}, but is known by ${known}. Either somebody is in between, or the switch was replaced; then run: haas switch_forget_host_key`,
       );
@@ -135,7 +141,6 @@ function connectIn(own: boolean, opening: Opening, options: SshOptions, timeoutM
         }
       },
       lost(why) {
-        incoming.end(why);
         fail(isTaken ? new ConsoleLost(why) : new NotTaken(why));
       },
     };

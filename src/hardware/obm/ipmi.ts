@@ -71,8 +71,7 @@ export function createIpmi(options: IpmiOptions): ObmDriver {
       throw obmError(`${bmc.name} did not take the boot device '${device}': ${words(stderr, bmc)}.`);
     }
     const { stdout } = await run("chassis", "bootparam", "get", "5");
-    const line = stdout.split("\n").find((text) => text.includes("Boot Device Selector"));
-    const held = line?.slice(line.indexOf(":") + 1).trim();
+    const held = /Boot Device Selector *:(.*)$/m.exec(stdout)?.[1]?.trim();
     // Whether it is persistent is not compared: ipmi_sim and some BMCs read back "only next boot" for both.
     if (held === undefined || !bootDevices[device]!.test(held)) {
       throw obmError(`${bmc.name} was told to boot from '${device}', but reads back ${held ? quote(held) : "nothing"}.`);
