@@ -69,7 +69,7 @@ const told = ({ requests, perSecond, statuses, memory, goodClient, processor, un
     `${requests} requests with seed ${seed}, ${perSecond} a second; by status: ${Object.entries(statuses)
       .map(([status, count]) => `${status} ${count}`)
       .join(", ")}`,
-    `the server's memory: ${memory.warm} MiB after the first tenth, ${memory.end} MiB at the end, ${memory.most} MiB at most; its processor ${processor.server.toFixed(2)} ms a request`,
+    `the server's memory: ${memory.warm} MiB after the first tenth, ${memory.half} MiB after half, ${memory.end} MiB at the end, ${memory.most} MiB at most; its processor ${processor.server.toFixed(2)} ms a request`,
     `a good client meanwhile: ${goodClient.answers} answers, p50 ${goodClient.p50} ms, p99 ${goodClient.p99} ms, longest ${goodClient.longest} ms`,
     `calls that never succeeded: ${unreached.join(", ") || "none"}`,
   ].join("\n");
