@@ -121,7 +121,8 @@ export const behaviours = {
     afterwards: "repeat",
     reopens: true,
   },
-  "tenant-hold": { ...once(request("GET /nodes/free", tenant)), afterwards: "hold", reopens: true },
+  "tenant-hold": { ...once(request("GET /nodes/free", tenant)), afterwards: "hold" },
+  "tenant-reopen": { ...once(request("GET /nodes/free", tenant)), afterwards: "hold", reopens: true },
   "tenant-flood": { ...once(request("GET /nodes/all", tenant)), afterwards: "repeat", reopens: true },
 } as const satisfies Record<string, Behaviour>;
 
