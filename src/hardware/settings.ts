@@ -1,6 +1,6 @@
 import { type TObject, type TProperties, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { badArgument } from "../errors.ts";
+import { badArgument, quote } from "../errors.ts";
 
 /** The fields with which a driver is registered. */
 export const fields = <P extends TProperties>(properties: P) => Type.Object(properties, { additionalProperties: false });
@@ -30,7 +30,7 @@ export function checkSettings(schema: TObject, settings: Record<string, unknown>
   if (!error) return;
   const name = error.path.slice(1).split("/")[0] ?? "";
   const known = Object.keys(schema.properties).join(", ") || "none";
-  if (!Object.hasOwn(schema.properties, name)) throw badArgument(`${what} has no field '${name.slice(0, 80)}'. Its fields: ${known}.`);
+  if (!Object.hasOwn(schema.properties, name)) throw badArgument(`${what} has no field ${quote(name)}. Its fields: ${known}.`);
   if (settings[name] === undefined) throw badArgument(`${what} needs the field '${name}'. Its fields: ${known}.`);
   throw badArgument(`${what}: the field '${name}' is not legal: ${error.message}.`);
 }

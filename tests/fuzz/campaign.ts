@@ -40,8 +40,8 @@ export interface Summary {
   readonly perSecond: number;
   readonly statuses: Record<string, number>;
   readonly failures: Failure[];
-  /** Of the server, in MiB: after the first tenth of the requests and at the end, after a pause each; and the most there was. */
-  readonly memory: { warm: number; end: number; most: number };
+  /** Of the server, in MiB: after a tenth of the requests, half of them, and all, with a pause before each look; and the most there was. */
+  readonly memory: { warm: number; half: number; end: number; most: number };
   readonly goodClient: GoodClient;
   /** Calls of the API that never succeeded. */
   readonly unreached: readonly string[];
@@ -128,16 +128,18 @@ export class Campaign {
     const good = startGoodClient(this.server.url, this.target.auth === "database" ? credentialsOf("good") : null);
     const beside = [this.#beside((time, signal) => this.#guess(time, signal)), this.#beside((time, signal) => this.#drip(time, signal))];
     // A garbage collector needs its time, and only many requests tell something.
-    const pauseMs = requests < 50_000 ? 1_000 : 15_000;
-    let [warm, most] = [0, 0];
+    const pauseMs = requests < 50_000 ? 1_000 : 30_000;
+    let [warm, half, most] = [0, 0, 0];
     for (let done = 0; done < requests;) {
       const size = Math.min(roundSize, requests - done);
       await this.#round(done, size, watched);
       done += size;
       most = Math.max(most, residentMiB(this.server.pid));
-      if (warm === 0 && done >= requests / 10) {
+      if ((warm === 0 && done >= requests / 10) || (half === 0 && done >= requests / 2)) {
         const from = performance.now();
-        warm = await settledMiB(this.server.pid, pauseMs);
+        const settled = await settledMiB(this.server.pid, pauseMs);
+        if (warm === 0) warm = settled;
+        else half = settled;
         pauses += performance.now() - from;
       }
       if (!isRunning(this.server.pid)) {
@@ -159,7 +161,7 @@ export class Campaign {
       perSecond: Math.round(requests / seconds),
       statuses: Object.fromEntries([...this.#statuses].toSorted(([a], [b]) => a.localeCompare(b))),
       failures: [...this.#failures.values()],
-      memory: { warm, end, most },
+      memory: { warm, half, end, most },
       goodClient,
       unreached: this.#operations.map(nameOf).filter((name) => !this.#succeeded.has(name)),
       processor: {

@@ -1,3 +1,4 @@
+import { mockObm, mockSwitch } from "../support/service.ts";
 import type { Step } from "./connections.ts";
 import type { Reply } from "./replies.ts";
 import { basic, credentialsOf, rawUser } from "./world.ts";
@@ -116,6 +117,16 @@ export const corpus: readonly Kept[] = [
   one("NUL in a parameter's name", 400, request("GET", "/node/n1?a%00b=1")),
   one("a line feed in a member's name", 400, request("POST", "/node/n1/power_off", '{"a\\nb":1}')),
   one("a lone surrogate in a member's name", 400, request("POST", "/node/n1/power_off", '{"\\ud800":1}')),
+  one(
+    "a line feed in the name of a switch's field",
+    400,
+    request("PUT", "/switch/x", JSON.stringify({ ...mockSwitch, "a\r\nX-Injected: 1": 1 })),
+  ),
+  one(
+    "a lone surrogate in the name of a BMC's field",
+    400,
+    request("PUT", "/node/x", JSON.stringify({ obm: { ...mockObm, "\ud800": 1 } })),
+  ),
   one("a member called __proto__", 400, request("POST", "/node/n1/power_off", '{"__proto__":{"x":1}}')),
 
   ...malformed.map(([name, text]) => one(`malformed: ${name}`, 400, bytes(text))),
@@ -144,6 +155,7 @@ export const corpus: readonly Kept[] = [
     statuses: [413],
   },
   one("a mebibyte of ones", 413, request("PUT", "/network/x", `{"owner":[${"1,".repeat(500_000)}1]}`)),
+  one("a large answer to a request whose body nobody reads", 200, request("GET", "/swagger/json", "x".repeat(140_000))),
   {
     name: "a request whose client goes before the body is there",
     steps: [request("POST", "/project/p1/connect_node", '{"node":"n1"}').subarray(0, -3), "abort"],

@@ -10,8 +10,8 @@ const setUpTimeoutMs = 120_000;
 
 const campaigns: readonly (readonly [Target, requests: number])[] = whole
   ? [
-      [{ kind: "sqlite", auth: "database" }, 750_000],
-      [{ kind: "postgres", auth: "database" }, 150_000],
+      [{ kind: "sqlite", auth: "database" }, 800_000],
+      [{ kind: "postgres", auth: "database" }, 100_000],
       [{ kind: "sqlite", auth: "null" }, 100_000],
     ]
   : [
@@ -52,7 +52,9 @@ describe.each(campaigns)("%j is sent %d requests", (target, requests) => {
   test(
     "every answer is the contract's, and nothing is changed by a call that is refused",
     async () => {
-      const summary = await campaign.run(requests, watched, whole ? (line) => console.log(line) : undefined);
+      const summary = await campaign.run(requests, watched, whole ? (line) => console.log(line) : undefined, (failure) =>
+        console.log(asText([failure])[0]!),
+      );
       console.log(told(summary));
       expect(asText(summary.failures)).toEqual([]);
       expect(summary.goodClient.refused).toBe(0);
@@ -67,7 +69,7 @@ const told = ({ requests, perSecond, statuses, memory, goodClient, processor, un
     `${requests} requests with seed ${seed}, ${perSecond} a second; by status: ${Object.entries(statuses)
       .map(([status, count]) => `${status} ${count}`)
       .join(", ")}`,
-    `the server's memory: ${memory.warm} MiB after the first tenth, ${memory.end} MiB at the end, ${memory.most} MiB at most; its processor ${processor.server.toFixed(2)} ms a request`,
+    `the server's memory: ${memory.warm} MiB after the first tenth, ${memory.half} MiB after half, ${memory.end} MiB at the end, ${memory.most} MiB at most; its processor ${processor.server.toFixed(2)} ms a request`,
     `a good client meanwhile: ${goodClient.answers} answers, p50 ${goodClient.p50} ms, p99 ${goodClient.p99} ms, longest ${goodClient.longest} ms`,
     `calls that never succeeded: ${unreached.join(", ") || "none"}`,
   ].join("\n");
