@@ -44,7 +44,7 @@ try {
 }
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s`);
 
-function row({ what }: Scenario, outcome: Outcome): string {
+function row({ what, newcomers: awaited }: Scenario, outcome: Outcome): string {
   const { answers, newcomers, recoveryMs, peakMiB, cpuSeconds, logBytes, stopped } = outcome;
   const times = answers.map(({ ms }) => ms).sort((a, b) => a - b);
   const at = (share: number) => (times[Math.min(times.length - 1, Math.floor(share * times.length))] ?? Number.NaN).toFixed(1);
@@ -57,7 +57,9 @@ function row({ what }: Scenario, outcome: Outcome): string {
     at(1),
     failed === 0 ? "0" : `${failed} of ${answers.length}`,
     newcomers.length === 0
-      ? ""
+      ? awaited
+        ? "none answered"
+        : ""
       : Math.max(...newcomers.map(({ ms }) => ms)).toFixed(0) + (lateNewcomers > 0 ? `, ${lateNewcomers} failed` : ""),
     peakMiB.toFixed(0),
     cpuSeconds.toFixed(1),
