@@ -55,7 +55,7 @@ export interface House {
 /** Where a connection's body goes. */
 interface Sink {
   limit: number;
-  /** It grows: a body may come in a million crumbs. */
+  /** It grows, where the client does not tell the length: a body may come in a million crumbs. */
   buffer: Buffer;
   bytes: number;
   resolve(body: Uint8Array): void;
@@ -253,7 +253,7 @@ export class Connection implements Guest {
     this.#decoder = new BodyDecoder(head.body);
     this.#closeAfter = !head.keepAlive;
     if (this.#decoder.done) this.#complete();
-    void this.#handle(head);
+    this.#handle(head).catch(() => this.abort());
   }
 
   #queue(): void {
@@ -306,7 +306,7 @@ export class Connection implements Guest {
     const aborted = this.#ended && left !== null && left > this.#input.byteLength;
     if (aborted) return Promise.reject(new AbortedError());
     return new Promise((resolve, reject) => {
-      this.#sink = { limit, buffer: empty, bytes: 0, resolve, reject };
+      this.#sink = { limit, buffer: left === null ? empty : Buffer.allocUnsafeSlow(left), bytes: 0, resolve, reject };
       this.#until = this.#decoder.done ? null : new Deadline(this.#leftMs);
       if (this.#head!.expectsContinue && this.#input.byteLength === 0 && !this.#decoder.done)
         this.#out.send(this.socket, "HTTP/1.1 100 Continue\r\n\r\n");
