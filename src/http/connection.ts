@@ -44,6 +44,8 @@ export interface House {
   refused(refusal: Refusal, facts: { id: string; address: string; line: string }): void;
   /** Those that have a place. */
   readonly connections: Set<Connection>;
+  /** So many bytes that were made for a slow client are not used any more. */
+  leave(bytes: number): void;
   /** Close a socket, but not so soon that its client can be back at once. */
   closeLater(raw: Socket<any>): void;
   /** End the connection that holds most memory among those whose client keeps haas waiting; false when none holds any. */
@@ -370,6 +372,7 @@ export class Connection implements Guest {
       this.#send(typeof content === "string" ? Buffer.from(content) : content);
     }
     if (this.#out.bytes === 0) return this.#answered();
+    if (this.#out.kept > 0) this.house.leave(length);
     this.#until = new Deadline(answerMs + (length / answerBytesPerSecond) * 1000);
     this.house.places.wait(this);
     this.#count();

@@ -14,6 +14,8 @@ import { WebSockets } from "./websockets.ts";
 // requests are read in connection.ts.
 
 const budgetBytes = 64 * 1024 * 1024;
+/** How much may wait to be collected of what was made for clients that take their answers slowly, or had to go. */
+const collectBytes = 64 * 1024 * 1024;
 /** How often clients are looked at that have had their time. */
 const tickMs = 500;
 /** How often a stopping server looks whether it is done; as long is left to the last answers on their way out. */
@@ -72,6 +74,7 @@ class ConnectionFront implements Front {
   readonly #listener: TCPSocketListener<Accepted>;
   readonly #timer: Timer;
   #told = 0;
+  #leftBytes = 0;
   /** To be closed with the next tick. */
   #later: Socket<Accepted>[] = [];
   readonly #laterLimit: number;
@@ -89,6 +92,7 @@ class ConnectionFront implements Front {
       refused,
       connections: new Set(),
       evictLargest: () => this.#evictLargest(),
+      leave: (bytes) => this.#leave(bytes),
       closeLater: (raw) => this.#closeLater(raw),
       stopping: false,
     };
@@ -151,11 +155,22 @@ class ConnectionFront implements Front {
     this.#later.push(raw);
   }
 
+  /** The engine collects late what is not used any more, while clients who take nothing have it make more and more. */
+  #leave(bytes: number): void {
+    this.#leftBytes += bytes;
+    if (this.#leftBytes < collectBytes) return;
+    this.#leftBytes = 0;
+    Bun.gc(true);
+  }
+
   #evictLargest(): boolean {
     let largest: Connection | null = null;
     for (const connection of this.#house.connections) if (connection.held > (largest?.held ?? 0)) largest = connection;
-    largest?.abort();
-    return largest !== null;
+    if (!largest) return false;
+    const { held } = largest;
+    largest.abort();
+    this.#leave(held);
+    return true;
   }
 
   async stop(graceMs: number): Promise<void> {
