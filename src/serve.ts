@@ -107,7 +107,12 @@ export async function serve(config: Config, options: { port: number; host: strin
   let cleaning = Promise.resolve();
   const { open, begin } = networking(config, log, options.networks);
   await operate(config.databaseUri, log, {
-    open,
+    async open(replaced) {
+      const ctx = await open(replaced);
+      // Before anybody is served: it may have to write.
+      if (replaced === null) await orDestroy(ctx.db, () => warnOfSurprises(ctx));
+      return ctx;
+    },
     begin(ctx) {
       door.open(ctx.db, createApp(ctx, refusals));
       front ??= listen(door, {
@@ -121,7 +126,6 @@ export async function serve(config: Config, options: { port: number; host: strin
     },
     async started(ctx) {
       warnOfPlainHttp(config, options.host, log);
-      await warnOfSurprises(ctx);
       cleaning = cleanUpHeadnodes(ctx).catch((error: unknown) => log.warning("half-made headnodes are left", { error: messageOf(error) }));
       const url = `${certificates === null ? "http" : "https"}://${options.host.includes(":") ? `[${options.host}]` : options.host}:${front!.port}`;
       log.info("serving", {

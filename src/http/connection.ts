@@ -44,6 +44,8 @@ export interface House {
   refused(refusal: Refusal, facts: { id: string; address: string; line: string }): void;
   /** Those that have a place. */
   readonly connections: Set<Connection>;
+  /** Close a socket, but not so soon that its client can be back at once. */
+  closeLater(raw: Socket<any>): void;
   /** End the connection that holds most memory among those whose client keeps haas waiting; false when none holds any. */
   evictLargest(): boolean;
   /** It takes no more requests. */
@@ -190,7 +192,8 @@ export class Connection implements Guest {
   }
 
   evict(): void {
-    this.abort();
+    this.gone();
+    this.house.closeLater(this.raw);
   }
 
   /** Called now and then: has the client had its time? */

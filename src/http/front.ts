@@ -21,6 +21,8 @@ const stopPauseMs = 50;
 /** So many clients more than there are places for are told so; others see their connection closed. */
 const toldLimit = 64;
 const toldMs = 1_000;
+/** So many connections may be over and not closed yet: clients who come back at once would keep the server from everything else. */
+const laterLimit = 1_024;
 const full = new Refusal("UnavailableError", "All connections are in use; try again.");
 
 export interface Front {
@@ -70,9 +72,13 @@ class ConnectionFront implements Front {
   readonly #listener: TCPSocketListener<Accepted>;
   readonly #timer: Timer;
   #told = 0;
+  /** To be closed with the next tick. */
+  #later: Socket<Accepted>[] = [];
+  readonly #laterLimit: number;
 
   constructor(app: App, { host, port, certificate = null, proxies = noProxies, refused = () => {}, files = fileLimit() }: FrontOptions) {
     this.places = placesFor(files);
+    this.#laterLimit = Math.min(laterLimit, Math.floor((files - this.places) / 4));
     this.#house = {
       app,
       places: new Places(this.places),
@@ -83,6 +89,7 @@ class ConnectionFront implements Front {
       refused,
       connections: new Set(),
       evictLargest: () => this.#evictLargest(),
+      closeLater: (raw) => this.#closeLater(raw),
       stopping: false,
     };
     this.#listener = Bun.listen<Accepted>({
@@ -96,6 +103,7 @@ class ConnectionFront implements Front {
     });
     tuneListener((this.#listener as unknown as { fd: number }).fd);
     this.#timer = setInterval(() => {
+      for (const raw of this.#later.splice(0)) raw.terminate();
       for (const connection of this.#house.connections) connection.tick();
     }, tickMs);
     this.#timer.unref();
@@ -126,7 +134,7 @@ class ConnectionFront implements Front {
 
   /** Say why, as long as that costs little. */
   #turnAway(socket: Socket<Accepted>, raw: Socket<Accepted>, address: string): void {
-    if (this.#told >= toldLimit) return void raw.terminate();
+    if (this.#told >= toldLimit) return this.#closeLater(raw);
     this.#told++;
     const id = crypto.randomUUID();
     this.#house.refused(full, { id, address, line: "" });
@@ -135,6 +143,12 @@ class ConnectionFront implements Front {
       this.#told--;
       raw.terminate();
     }, toldMs).unref();
+  }
+
+  #closeLater(raw: Socket<Accepted>): void {
+    if (this.#later.length >= this.#laterLimit) return void raw.terminate();
+    raw.pause();
+    this.#later.push(raw);
   }
 
   #evictLargest(): boolean {
@@ -157,6 +171,7 @@ class ConnectionFront implements Front {
     clearInterval(this.#timer);
     this.#listener.stop(true);
     for (const connection of this.#house.connections) connection.abort();
+    for (const raw of this.#later) raw.terminate();
     this.#house.webSockets.stop();
   }
 }

@@ -46,7 +46,7 @@ interface Share {
 /**
  * The places for connections. When there is none for a newcomer, the connection that has waited longest without a
  * complete request has to go: among those of the newcomer's address, or user, when that has its share, among all strangers
- * otherwise. Only when all others are being answered the newcomer is refused.
+ * whose addresses have as many otherwise. Only when there is none the newcomer is refused.
  */
 export class Places {
   readonly #limit: number;
@@ -81,10 +81,12 @@ export class Places {
     const { from, known } = guest;
     const mine = from === null ? undefined : this.#addresses.get(from);
     if (mine && mine.held >= this.#share && !evictFirst(mine.waiting)) return false;
-    if (!known && this.#strangers >= this.#strangersLimit && !evictFirst(this.#waitingStrangers)) return false;
-    if (this.#taken >= this.#limit && !evictFirst(this.#waitingStrangers)) {
+    // Nobody has to go for somebody whose address has more.
+    const evict = (guests: ReadonlySet<Guest>) => evictFirst(guests, (other) => this.#heldBeside(other) >= (mine?.held ?? 0));
+    if (!known && this.#strangers >= this.#strangersLimit && !evict(this.#waitingStrangers)) return false;
+    if (this.#taken >= this.#limit && !evict(this.#waitingStrangers)) {
       const due = known || this.#strangers < this.#limit * strangersOfAll;
-      if (!due || !evictFirst(this.#waitingKnown)) return false;
+      if (!due || !evict(this.#waitingKnown)) return false;
     }
     this.#taken++;
     if (!known) this.#strangers++;
@@ -149,6 +151,11 @@ export class Places {
     if (guest.from !== null && --this.#addresses.get(guest.from)!.held === 0) this.#addresses.delete(guest.from);
   }
 
+  /** How many places the address of a guest has; of a proxy's that is nobody's number. */
+  #heldBeside({ from }: Guest): number {
+    return from === null ? Infinity : this.#addresses.get(from)!.held;
+  }
+
   #sharesOf({ from, user }: Guest): Share[] {
     const shares = [];
     if (from !== null) shares.push(this.#addresses.get(from)!);
@@ -158,8 +165,9 @@ export class Places {
 }
 
 /** `evict` has to end in `leave`. */
-function evictFirst(guests: ReadonlySet<Guest> | undefined): boolean {
-  for (const guest of guests ?? []) {
+function evictFirst(guests: ReadonlySet<Guest>, mayGo: (guest: Guest) => boolean = () => true): boolean {
+  for (const guest of guests) {
+    if (!mayGo(guest)) continue;
     guest.evict();
     return true;
   }

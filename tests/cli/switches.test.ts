@@ -444,7 +444,12 @@ Reason: Switch 'sw1': it refuses the login of 'admin'.
       "it presents the host key SHA256:b, but is known by SHA256:a",
       "run: haas switch_forget_host_key sw1\n",
     ],
-    [["connect"], "nexus", "no SSH algorithm is known to both sides", "--legacy-algorithms"],
+    [
+      ["connect"],
+      "nexus",
+      "no SSH algorithm is known to both sides: for the key exchange it offers only diffie-hellman-group14-sha1; an old switch may need legacy_algorithms",
+      "--legacy-algorithms",
+    ],
     [["connect"], "nexus", "it refuses the login of 'admin'; check username and password", "Check the user name and the password"],
     [["connect"], "nexus", "10.0.0.1, port 22 refuses connections", "--transport telnet"],
     [["connect"], "brocade", "10.0.0.1, port 80 refuses connections", "--tls verify"],

@@ -83,7 +83,9 @@ test(
     expect(gone.length).toBeGreaterThan(0);
     expect(gone.length).toBeLessThanOrEqual(outages);
     expect(linesOf(server, '"level":"error"')).toEqual(gone);
-    expect(linesOf(server, '"level":"warning"').filter((line) => !line.includes("headnodes are simulated"))).toEqual([]);
+    // A machine that has no time for a process is no matter of this test.
+    const others = linesOf(server, '"level":"warning"').filter((line) => !/headnodes are simulated|the event loop was held/.test(line));
+    expect(others).toEqual([]);
     expect(linesOf(server, "the database is back").length).toBeGreaterThanOrEqual(gone.length - 1);
     expect(linesOf(server, '"status":503')).toEqual([]);
   },

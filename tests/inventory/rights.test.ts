@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { administrator } from "../../src/auth/caller.ts";
 import { openDatabase } from "../../src/db/open.ts";
 import { createUser } from "../../src/inventory/users.ts";
+import { basicOf, requestFrom } from "../support/from.ts";
 import { type ServerProcess, startServer } from "../support/server.ts";
 import { type DatabaseKind, databases, freshUri, scratch } from "../support/service.ts";
 import { slowIpmitool, type SlowIpmitool } from "../support/slow-ipmitool.ts";
@@ -165,7 +166,10 @@ describe.each(installations)("on %s, %p server(s)", (kind, count) => {
       rack.ipmitool.mark(node, "taken");
       const { status } = await answer;
       const behind = await queued;
-      const again = await rack.send(other, user, "POST", `/node/${node}/power_on`);
+      // A user who is gone is a wrong guess, which those who come from the same address would wait for.
+      const from = `127.0.1.${i + 1}`;
+      const path = `/node/${node}/power_on`;
+      const again = await requestFrom(from, Number(new URL(rack.servers[other]!.url).port), basicOf(user, "pw"), { method: "POST", path });
       return { node, call, at, commands, taken, status, behind: behind.status, again: again.status };
     });
     for (const { node, call, at, commands, taken, status, behind, again } of await Promise.all(outcomes)) {
