@@ -139,7 +139,7 @@ export class Campaign {
         const from = performance.now();
         const settled = await settledMiB(this.server.pid, pauseMs);
         if (warm === 0) warm = settled;
-        else half = settled;
+        if (done >= requests / 2) half = settled;
         pauses += performance.now() - from;
       }
       if (!isRunning(this.server.pid)) {
