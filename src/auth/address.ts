@@ -5,6 +5,7 @@ import { isIPv6 } from "node:net";
  * IPv4 as IPv6 writes it is IPv4.
  */
 export function addressKey(address: string): string {
+  if (!address.includes(":")) return address;
   const plain = address.replace(/%.*$/, "");
   if (!isIPv6(plain)) return plain;
   // The URL parser knows every spelling, and writes IPv4 at the end in hexadecimal.
