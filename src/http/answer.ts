@@ -8,11 +8,19 @@ import type { Refusal } from "./head.ts";
 /** The bytes of answers that are made once and given often; see `madeOnce`. */
 const bytesOf = new WeakMap<Response, Uint8Array>();
 
+const blobOf = new WeakMap<Uint8Array, Blob>();
+
 /** An answer of these bytes, which nobody changes any more: however many clients take it slowly, they are in memory once. */
 export function madeOnce(bytes: Uint8Array, init: ResponseInit): Response {
-  const response = new Response(null, init);
+  let blob = blobOf.get(bytes);
+  if (!blob) {
+    blob = new Blob([bytes as Uint8Array<ArrayBuffer>]);
+    blobOf.set(bytes, blob);
+    share(bytes);
+  }
+  // A blob is not copied, as bytes would be.
+  const response = new Response(blob, init);
   bytesOf.set(response, bytes);
-  share(bytes);
   return response;
 }
 
