@@ -41,10 +41,13 @@ const hostForm = /^(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\\[\]]+)(?::\d{0,5})?$/;
  */
 export function hostCheck(names: readonly string[]): (host: string | null, boundAddress: string) => void {
   const known = new Set(names.map((name) => nameOf(isIPv6(name) ? `[${name}]` : name)));
+  /** The last one that was right, as it was written: nearly every request is by the same. */
+  let last = "";
   return (host, boundAddress) => {
-    if (host === null) return;
+    if (host === null || host === last) return;
     const name = nameOf(host);
-    if (name !== null && (isLoopbackName(name) || known.has(name) || name === plainAddress(boundAddress))) return;
+    if (name !== null && (isLoopbackName(name) || known.has(name))) return void (last = host);
+    if (name !== null && name === plainAddress(boundAddress)) return;
     throw new ForbiddenError(
       `Without authentication this server answers only by names that it knows, and ${quote(host)} is none of them: add it to hosts in [general] of haas.cfg.`,
     );
