@@ -46,7 +46,10 @@ export function hostCheck(names: readonly string[]): (host: string | null, bound
   return (host, boundAddress) => {
     if (host === null || host === last) return;
     const name = nameOf(host);
-    if (name !== null && (isLoopbackName(name) || known.has(name))) return void (last = host);
+    if (name !== null && (isLoopbackName(name) || known.has(name))) {
+      last = host;
+      return;
+    }
     if (name !== null && name === plainAddress(boundAddress)) return;
     throw new ForbiddenError(
       `Without authentication this server answers only by names that it knows, and ${quote(host)} is none of them: add it to hosts in [general] of haas.cfg.`,
