@@ -14,7 +14,7 @@ const blobOf = new WeakMap<Uint8Array, Blob>();
 export function madeOnce(bytes: Uint8Array, init: ResponseInit): Response {
   let blob = blobOf.get(bytes);
   if (!blob) {
-    blob = new Blob([bytes as Uint8Array<ArrayBuffer>]);
+    blob = new Blob([bytes]);
     blobOf.set(bytes, blob);
     share(bytes);
   }
