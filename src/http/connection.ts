@@ -179,6 +179,7 @@ export class Connection implements Guest {
     this.#toUpstream.clear();
     this.#sink?.reject(new AbortedError());
     this.#sink = null;
+    this.house.leave(this.#counted);
     this.#count();
     this.house.places.leave(this);
     this.house.connections.delete(this);

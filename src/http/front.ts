@@ -166,11 +166,8 @@ class ConnectionFront implements Front {
   #evictLargest(): boolean {
     let largest: Connection | null = null;
     for (const connection of this.#house.connections) if (connection.held > (largest?.held ?? 0)) largest = connection;
-    if (!largest) return false;
-    const { held } = largest;
-    largest.abort();
-    this.#leave(held);
-    return true;
+    largest?.abort();
+    return largest !== null;
   }
 
   async stop(graceMs: number): Promise<void> {
