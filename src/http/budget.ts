@@ -4,10 +4,6 @@ export class Budget {
 
   constructor(readonly limit: number) {}
 
-  get used(): number {
-    return this.#used;
-  }
-
   get exceeded(): boolean {
     return this.#used > this.limit;
   }
@@ -15,13 +11,6 @@ export class Budget {
   /** Take so many more bytes (or, below 0, give them back), whether there are any left or not. */
   add(bytes: number): void {
     this.#used += bytes;
-  }
-
-  /** Take them if there are so many; false when there are not. */
-  take(bytes: number): boolean {
-    if (this.#used + bytes > this.limit) return false;
-    this.#used += bytes;
-    return true;
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Socket, TCPSocketListener, TLSOptions } from "bun";
 import type { App } from "../app.ts";
+import { messageOf } from "../errors.ts";
 import { refusalText } from "./answer.ts";
 import { Budget } from "./budget.ts";
 import { Connection, type House } from "./connection.ts";
@@ -53,12 +54,8 @@ export function listen(app: App, options: FrontOptions): Front {
   try {
     return new ConnectionFront(app, options);
   } catch (error) {
-    const why =
-      error instanceof Error && "code" in error && error.code === "EADDRINUSE"
-        ? "it is in use"
-        : error instanceof Error
-          ? error.message
-          : String(error);
+    const inUse = error instanceof Error && "code" in error && error.code === "EADDRINUSE";
+    const why = inUse ? "it is in use" : messageOf(error);
     throw new ListenError(`Can't listen on ${options.host} port ${options.port}: ${why}.`);
   }
 }

@@ -10,19 +10,18 @@ const [SOL_SOCKET, SO_RCVBUF] = [1, 8];
 
 /**
  * Bound what clients can pile up in the kernel, whose memory for TCP belongs to everybody on the machine, and have more
- * of them wait their turn than Bun's 512. False where the system's library can't be called; haas works without.
+ * of them wait their turn than Bun's 512. Where the system's library can't be called haas works without.
  */
-export function tuneListener(descriptor: number): boolean {
+export function tuneListener(descriptor: number): void {
   try {
     const { symbols } = dlopen("libc.so.6", {
       setsockopt: { args: [FFIType.i32, FFIType.i32, FFIType.i32, FFIType.ptr, FFIType.u32], returns: FFIType.i32 },
       listen: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 },
     });
     const value = new Int32Array([receiveBufferBytes]);
-    return (
-      symbols.setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, value, value.byteLength) === 0 && symbols.listen(descriptor, backlog) === 0
-    );
+    symbols.setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, value, value.byteLength);
+    symbols.listen(descriptor, backlog);
   } catch {
-    return false;
+    // Another C library.
   }
 }

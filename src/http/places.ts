@@ -67,10 +67,6 @@ export class Places {
     this.#strangersLimit = limit - Math.floor(limit * reserveOfAll);
   }
 
-  get taken(): number {
-    return this.#taken;
-  }
-
   isKnown(address: string): boolean {
     const until = this.#knownAddresses.get(address);
     return until !== undefined && !until.passed;
@@ -79,10 +75,11 @@ export class Places {
   /** Give the newcomer a place, in which it waits. False when there is none. */
   enter(guest: Guest): boolean {
     const { from, known } = guest;
-    const mine = from === null ? undefined : this.#addresses.get(from);
+    const mine = this.#addressOf(guest);
     if (mine && mine.held >= this.#share && !evictFirst(mine.waiting)) return false;
-    // Nobody has to go for somebody whose address has more.
-    const evict = (guests: ReadonlySet<Guest>) => evictFirst(guests, (other) => this.#heldBeside(other) >= (mine?.held ?? 0));
+    // Nobody has to go for somebody whose address has more; what a proxy brings has none of its own.
+    const evict = (guests: ReadonlySet<Guest>) =>
+      evictFirst(guests, (other) => (this.#addressOf(other)?.held ?? Infinity) >= (mine?.held ?? 0));
     if (!known && this.#strangers >= this.#strangersLimit && !evict(this.#waitingStrangers)) return false;
     if (this.#taken >= this.#limit && !evict(this.#waitingStrangers)) {
       const due = known || this.#strangers < this.#limit * strangersOfAll;
@@ -103,13 +100,15 @@ export class Places {
   wait(guest: Guest): void {
     this.busy(guest);
     (guest.known ? this.#waitingKnown : this.#waitingStrangers).add(guest);
-    for (const share of this.#sharesOf(guest)) share.waiting.add(guest);
+    this.#addressOf(guest)?.waiting.add(guest);
+    this.#userOf(guest)?.waiting.add(guest);
   }
 
   /** Its request is complete, and being answered. */
   busy(guest: Guest): void {
     (guest.known ? this.#waitingKnown : this.#waitingStrangers).delete(guest);
-    for (const share of this.#sharesOf(guest)) share.waiting.delete(guest);
+    this.#addressOf(guest)?.waiting.delete(guest);
+    this.#userOf(guest)?.waiting.delete(guest);
   }
 
   /** `user` signed in on it, whose own address is `address` behind a proxy. */
@@ -137,7 +136,7 @@ export class Places {
   }
 
   #leaveUser(guest: Guest): void {
-    const share = guest.user === null ? undefined : this.#users.get(guest.user);
+    const share = this.#userOf(guest);
     share?.waiting.delete(guest);
     if (share && --share.held === 0) this.#users.delete(guest.user!);
     guest.user = null;
@@ -151,16 +150,12 @@ export class Places {
     if (guest.from !== null && --this.#addresses.get(guest.from)!.held === 0) this.#addresses.delete(guest.from);
   }
 
-  /** How many places the address of a guest has; of a proxy's that is nobody's number. */
-  #heldBeside({ from }: Guest): number {
-    return from === null ? Infinity : this.#addresses.get(from)!.held;
+  #addressOf({ from }: Guest): Share | undefined {
+    return from === null ? undefined : this.#addresses.get(from);
   }
 
-  #sharesOf({ from, user }: Guest): Share[] {
-    const shares = [];
-    if (from !== null) shares.push(this.#addresses.get(from)!);
-    if (user !== null) shares.push(this.#users.get(user)!);
-    return shares;
+  #userOf({ user }: Guest): Share | undefined {
+    return user === null ? undefined : this.#users.get(user);
   }
 }
 
